@@ -1,0 +1,98 @@
+"""Moving samples in and out of panels: transposed fills, the scan for dead samples, and compaction.
+
+A panel is (neurons, samples) in C order. A dataset's rows are samples, so filling transposes. A sample is dead where
+its whole column is zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from dasksdnn.network import Array
+
+_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_compile
+def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
+    """Copy `rows` (samples, neurons) transposed into the first columns of `panel` (neurons, width)."""
+    for j in range(rows.shape[1]):
+        for s in range(rows.shape[0]):
+            panel[j, s] = rows[s, j]
+
+
+@_compile
+def fill_csr(panel, neurons, indptr, indices, data, first, last):  # type: ignore[no-untyped-def]
+    """Scatter CSR samples `first` to `last` into the first `neurons` rows of `panel`; duplicates add up."""
+    for j in range(neurons):
+        for s in range(panel.shape[1]):
+            panel[j, s] = 0
+    for s in range(first, last):
+        for e in range(indptr[s], indptr[s + 1]):
+            panel[indices[e], s - first] += data[e]
+
+
+@_compile
+def alive(panel, neurons, samples, flags):  # type: ignore[no-untyped-def]
+    """Set `flags[s]` where column s of the first `neurons` rows has a non-zero (a NaN counts as one)."""
+    for s in range(samples):
+        flags[s] = False
+    for j in range(neurons):
+        row = panel[j]
+        for s in range(samples):
+            flags[s] |= row[s] != 0
+
+
+@_compile
+def move_columns(source, columns, target, at, neurons):  # type: ignore[no-untyped-def]
+    """Copy the named columns of `source` into columns `at`, `at` + 1, ... of `target`."""
+    for j in range(neurons):
+        for c in range(columns.size):
+            target[j, at + c] = source[j, columns[c]]
+
+
+@_compile
+def extract_rows(panel, columns, order, rows):  # type: ignore[no-untyped-def]
+    """Write columns of a panel as rows of samples: rows[c, order[i]] = panel[i, columns[c]]."""
+    for i in range(order.size):
+        for c in range(columns.size):
+            rows[c, order[i]] = panel[i, columns[c]]
+
+
+@_compile
+def remap(positions, table, out):  # type: ignore[no-untyped-def]
+    """Write table[positions] into `out`; False where a position is beyond the table."""
+    limit = table.size
+    sound = True
+    for e in range(positions.size):
+        if positions[e] < limit:
+            out[e] = table[positions[e]]
+        else:
+            sound = False
+    return sound
+
+
+def alive_columns(panel: Array, neurons: int, samples: int) -> Array:
+    """Which of the first `samples` columns are alive, as a boolean array of shape (samples,)."""
+    flags = np.empty(samples, np.bool_)
+    alive(panel, neurons, samples, flags)
+    return flags
+
+
+def warm_up_panels(dtype: np.dtype[Any]) -> None:
+    """Compile (or load from the cache) everything here for one dtype of values."""
+    panel, flags = np.zeros((1, 16), dtype), np.empty(1, np.int64)
+    columns, order, rows = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1), dtype)
+    fill_dense(panel, rows)
+    fill_csr(panel, 1, np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros(0, dtype), 0, 1)
+    fill_csr(panel, 1, np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, dtype), 0, 1)
+    alive_columns(panel, 1, flags.size)
+    move_columns(panel, columns, panel, 0, 1)
+    extract_rows(panel, columns, order, rows)
+    table = np.zeros(1, np.uint32)
+    for narrow in (np.uint16, np.uint32):
+        for wide in (np.uint16, np.uint32):
+            remap(np.zeros(0, narrow), table, np.zeros(0, wide))
