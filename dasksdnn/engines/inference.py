@@ -1,0 +1,332 @@
+"""`infer` and `plan`: datasets of any kind in, outputs as a lazy dask.array, or streamed into `out` and reductions."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from dasksdnn import config, host
+from dasksdnn.engines import local
+from dasksdnn.engines.loading import sizes_of
+from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
+from dasksdnn.errors import InputError
+from dasksdnn.events import Listener, ignore
+from dasksdnn.kernels.panels import warm_up_panels
+from dasksdnn.kernels.spmm import warm_up
+from dasksdnn.network import Array
+from dasksdnn.plan.memory import Settings
+from dasksdnn.plan.schedule import Plan, plan_inference
+from dasksdnn.store.atomic import replacing
+from dasksdnn.store.layout import index_dtype
+from dasksdnn.store.reader import Store, open_store
+
+#: Bytes of a dense block of samples, about, that is read from a dataset at once.
+BLOCK_BYTES = 8 << 20
+#: Without a budget, this share of the memory that is available now may be used.
+DEFAULT_SHARE = 0.8
+
+# One run at a time in a process: a budget is the process's, and one run uses all its threads.
+_running = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a streamed run gave.
+
+    Attributes
+    ----------
+    samples, edges : int
+        Samples run, and stored weights of the network.
+    seconds : float
+        From the opened store and dataset to the written outputs; planning and compilation apart.
+    categories : int array
+        Samples with a non-zero output, 0-based, ascending.
+    plan : Plan
+    computed_edges : int
+        Multiply-adds done: less than edges x samples where samples died.
+    peak_rss : int
+        The most memory that the process has held, in bytes.
+    """
+
+    samples: int
+    edges: int
+    seconds: float
+    categories: Array
+    plan: Plan
+    computed_edges: int
+    peak_rss: int
+
+    @property
+    def edges_per_second(self) -> float:
+        """The Graph Challenge's rate: samples x edges / seconds."""
+        return self.samples * self.edges / self.seconds if self.seconds else 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<dasksdnn.Result: {self.samples:,} samples x {self.edges:,} edges in {self.seconds:.2f} s, "
+            f"{self.edges_per_second:.3g} edges/s, {self.categories.size:,} categories, peak {host.format_bytes(self.peak_rss)}>"
+        )
+
+
+def plan(
+    store: Store | str | Path, samples: Any, *, memory: str | int | None = None, threads: int | None = None
+) -> Plan:
+    """Choose how to run inference, without running it.
+
+    Parameters
+    ----------
+    store : Store or path
+    samples : int or dataset
+        How many samples, or anything that `infer` takes.
+    memory : str or int, optional
+        Budget of the process at its peak ("512MiB"); by default 80% of what is available now.
+    threads : int, optional
+        By default all processors that the process may use.
+
+    Returns
+    -------
+    Plan
+        Its text is the table of what was considered.
+
+    Raises
+    ------
+    MemoryBudgetError
+        The budget cannot work; says the smallest that would.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = sdnn.save(sdnn.radixnet(neurons=64, layers=4), folder.name + "/net.zarr")
+    >>> sdnn.plan(store, samples=1000, memory="1 GiB").chosen.strategy
+    'weights stay'
+    """
+    from dasksdnn.sources.datasets import as_dataset
+
+    opened = store if isinstance(store, Store) else open_store(store)
+    if isinstance(samples, int | np.integer):
+        if samples < 0:
+            raise InputError(f"samples is {samples}: it must not be negative")
+        return _plan(opened, _Nothing(int(samples), opened.widths[0]), CategorySink(), memory, threads)
+    return _plan(opened, as_dataset(samples), CategorySink(), memory, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """A dataset of a size, for planning only."""
+
+    samples: int
+    features: int
+    block: int = 1 << 20
+
+    def block_bytes(self, samples: int) -> int:
+        return samples * self.features * 4
+
+
+def _plan(store: Store, dataset: Any, sink: Any, memory: str | int | None, threads: int | None) -> Plan:
+    count = check_threads(threads)
+    sizes = sizes_of(store)
+    prepare(store)
+    rows = max(1, min(int(dataset.block), BLOCK_BYTES // (store.widths[0] * store.dtype.itemsize)))
+    reserved = host.resident()
+    named = host.parse_bytes(memory if memory is not None else config.get("memory"))
+    budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
+    return plan_inference(
+        sizes,
+        int(dataset.samples),
+        budget,
+        reserved=reserved,
+        threads=count,
+        cache=host.cache_bytes(),
+        input_bytes=lambda n: int(dataset.block_bytes(n)) + n * store.widths[0] * store.dtype.itemsize,
+        output_bytes=sink.nbytes,
+        rows=rows,
+    )
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads to use, checked."""
+    threads = threads if threads is not None else config.get("threads")
+    if threads is None:
+        return host.threads()
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1:
+        raise InputError(f"threads is {threads}: it must be at least 1")
+    return int(threads)
+
+
+def prepare(store: Store) -> None:
+    """Compile, or load from the cache, what a store needs, so that its memory and time are not part of the run."""
+    for width in {index_dtype(n) for n in store.widths[:-1]}:
+        warm_up(store.dtype, width)
+    warm_up_panels(store.dtype)
+
+
+def infer(
+    store: Store | str | Path,
+    x: Any,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    out: Any = None,
+    overwrite: bool = False,
+    batch: int | None = None,
+    listener: Listener = ignore,
+) -> Any:
+    """Run samples through a stored network.
+
+    Parameters
+    ----------
+    store : Store or path
+    x : array-like of shape (samples, inputs)
+        NumPy (memory-mapped or not), SciPy sparse, PyData sparse, Zarr or dask array, a Dataset, or a path to one.
+    memory : str or int, optional
+        Budget: the most that the process may hold, what it holds at the call included ("4 GiB"). By default 80% of
+        the memory that is available is added to what the process holds.
+    threads : int, optional
+        By default all processors that the process may use (affinity and cgroup respected).
+    out : optional
+        The streaming path, which carries the memory promise. A path: a Zarr array is made there. A NumPy or Zarr array
+        of shape (samples, outputs): it is written. "categories": outputs are only reduced.
+    overwrite : bool
+        Replace what stands at the path `out`.
+    batch : int, optional
+        Samples of a chunk of the lazy result; by default chosen from the width of the outputs.
+    listener : callable
+        Told of progress on the streaming path.
+
+    Returns
+    -------
+    dask.array or Result
+        Without `out`, a lazy `dask.array` of shape (samples, outputs) whose chunks are batches. With it, a `Result`.
+
+    Raises
+    ------
+    InputError, StoreError, OutputExistsError, MemoryBudgetError
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, numpy as np, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = sdnn.save(sdnn.radixnet(neurons=64, layers=4, bias=0.0), folder.name + "/net.zarr")
+    >>> y = sdnn.infer(store, np.ones((10, 64), np.float32))
+    >>> y.shape, float(y[0, 0].compute())
+    ((10, 64), 32.0)
+    """
+    from dasksdnn.sources.datasets import as_dataset, check_features
+
+    opened = store if isinstance(store, Store) else open_store(store)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
+        raise InputError(f"batch is {batch!r}: it must be a whole number of at least 1")
+    dataset = as_dataset(x)
+    check_features(dataset, opened.widths[0])
+    if out is None:
+        from dasksdnn.engines.lazy import lazy_infer
+
+        return lazy_infer(opened, x, dataset, memory=memory, threads=threads, batch=batch)
+    return stream(opened, dataset, out=out, overwrite=overwrite, memory=memory, threads=threads, listener=listener)
+
+
+def stream(
+    store: Store,
+    dataset: Any,
+    *,
+    out: Any = None,
+    overwrite: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    listener: Listener = ignore,
+) -> Result:
+    """Stream a dataset through a store; see `infer` for the parameters (`out` None or "categories": no outputs kept)."""
+    if out is None or (isinstance(out, str) and out == "categories"):
+        return _stream(store, dataset, [], memory, threads, listener)
+    if isinstance(out, str | Path):
+        with replacing(out, overwrite=overwrite) as temporary:
+            array = new_output(temporary, int(dataset.samples), store.widths[-1], store.dtype)
+            return _into_chunks(store, dataset, array, temporary.parent, memory, threads, listener)
+    _check_out(store, dataset, out)
+    if isinstance(out, np.ndarray):
+        return _stream(store, dataset, [ArraySink(out)], memory, threads, listener)
+    return _into_chunks(store, dataset, out, None, memory, threads, listener)
+
+
+def _check_out(store: Store, dataset: Any, out: Any) -> None:
+    """An array to write to must be able to hold the outputs, and not be what is read."""
+    kinds = "a path, a NumPy array, or a Zarr array that is chunked along samples only"
+    is_array = isinstance(out, np.ndarray)
+    if not is_array and not (hasattr(out, "chunks") and hasattr(out, "store") and hasattr(out, "shape")):
+        raise InputError(f"out is {type(out).__name__}: give {kinds}")
+    if tuple(out.shape) != (dataset.samples, store.widths[-1]):
+        raise InputError(f"out has shape {tuple(out.shape)}, the outputs have ({dataset.samples}, {store.widths[-1]})")
+    if not np.can_cast(store.dtype, out.dtype, "same_kind"):
+        raise InputError(f"out is of {out.dtype}, which cannot hold outputs of {store.dtype}: make it of {store.dtype}")
+    if is_array and not out.flags.writeable:
+        raise InputError("out cannot be written: it is read-only; make a copy of it")
+    source = getattr(dataset, "array", None)
+    if is_array and isinstance(source, np.ndarray) and np.may_share_memory(out, source):
+        raise InputError(
+            "out and the samples share memory: the outputs would overwrite samples that are still to be read"
+        )
+    if not is_array and (len(out.chunks) != 2 or int(written_together(out)[1]) < store.widths[-1]):
+        raise InputError(f"out is chunked {tuple(out.chunks)}: give {kinds}")
+
+
+def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any]) -> Any:
+    """Make the Zarr array of outputs: chunks of about 2 MiB of samples, zstd and a checksum each."""
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    chunk = max(1, min(max(1, samples), 1 << 16, CHUNK_BYTES // (outputs * dtype.itemsize)))
+    return zarr.create_array(
+        zarr.storage.LocalStore(path),
+        shape=(samples, outputs),
+        chunks=(chunk, outputs),
+        dtype=dtype,
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        fill_value=0,
+        dimension_names=("sample", "output"),
+    )
+
+
+def _into_chunks(
+    store: Store,
+    dataset: Any,
+    array: Any,
+    scratch: Path | None,
+    memory: str | int | None,
+    threads: int | None,
+    listener: Listener,
+) -> Result:
+    sink = ChunkedSink(array, scratch)
+    try:
+        return _stream(store, dataset, [sink], memory, threads, listener)
+    finally:
+        sink.close()
+
+
+def _stream(
+    store: Store, dataset: Any, sinks: list[Any], memory: str | int | None, threads: int | None, listener: Listener
+) -> Result:
+    found = CategorySink()
+    sink = Tee(found, *sinks)
+    nested = local.computing()  # the dataset of the run that holds the lock: it waits for us
+    with nullcontext() if nested else _running:
+        threads = 1 if nested else threads
+        chosen = _plan(store, dataset, sink, memory, threads)
+        report, seconds = _timed(store, dataset, sink, chosen.settings, listener)
+    return Result(
+        int(dataset.samples), store.edges, seconds, found.categories, chosen, report.edges, host.peak_resident()
+    )
+
+
+def _timed(
+    store: Store, dataset: Any, sink: Any, settings: Settings, listener: Listener
+) -> tuple[local.RunReport, float]:
+    start = perf_counter()
+    report = local.run(store, dataset, sink, settings, listener)
+    return report, perf_counter() - start

@@ -1,0 +1,94 @@
+"""Inference as a lazy `dask.array`: one task a chunk of samples, the same engine in each, the weights shared by all.
+
+x chunk (samples, inputs) --task: local engine--> y chunk (samples, outputs)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import scipy.sparse
+
+from dasksdnn.engines import inference
+from dasksdnn.engines.sinks import CHUNK_BYTES
+from dasksdnn.errors import StoreError
+from dasksdnn.network import Array
+from dasksdnn.store.reader import Store, open_store
+
+
+def lazy_infer(store: Store, x: Any, dataset: Any, *, memory: Any, threads: int | None, batch: int | None) -> Any:
+    """See `infer`. `x` is what the user gave, `dataset` the same as a Dataset."""
+    import dask.array as da
+
+    outputs = store.widths[-1]
+    if isinstance(x, da.Array):
+        samples = x.rechunk({1: -1})
+    else:
+        rows = batch or max(
+            1, min(int(dataset.samples), 32 * CHUNK_BYTES // (max(outputs, store.widths[0]) * store.dtype.itemsize))
+        )
+        samples = _chunks(x, dataset, rows)
+    if batch:
+        samples = samples.rechunk({0: batch})
+    # A plan for one batch refuses a budget that cannot work now, not when the array is computed.
+    inference.plan(store, max(samples.chunks[0], default=0), memory=memory, threads=threads)
+    return da.map_blocks(
+        _infer_chunk,
+        samples,
+        path=str(store.path.absolute()),
+        digest=store.digest,
+        memory=memory,
+        threads=threads,
+        dtype=store.dtype,
+        chunks=(samples.chunks[0], (outputs,)),
+        meta=np.empty((0, 0), store.dtype),
+        name=None,
+    )
+
+
+def _chunks(x: Any, dataset: Any, rows: int) -> Any:
+    """A dataset as a dask.array whose chunks hold their own rows only, or are read when they are needed."""
+    import dask.array as da
+
+    if type(x) is np.ndarray:
+        return da.from_array(x, chunks=(rows, -1))
+    starts = range(0, max(1, dataset.samples), rows)
+    spans = [(start, min(start + rows, dataset.samples)) for start in starts]
+    name = f"sdnn-dataset-{uuid4().hex}"
+    sliced = scipy.sparse.issparse(x)
+    graph: dict[Any, Any] = {
+        (name, i, 0): (_given, dataset.read(*span)) if sliced else (dataset.read, *span) for i, span in enumerate(spans)
+    }
+    sizes = tuple(stop - start for start, stop in spans)
+    return da.Array(graph, name, chunks=(sizes, (dataset.features,)), meta=np.empty((0, 0), np.float32))
+
+
+def _given(rows: Any) -> Any:
+    return rows
+
+
+_stores: dict[tuple[str, str], Store] = {}
+
+
+def _opened(path: str, digest: str) -> Store:
+    """The store of a path, opened once a process; refused where another has taken its place since the graph was built."""
+    store = _stores.get((path, digest))  # held here: another thread may clear them
+    if store is None:
+        store = open_store(path)
+        if store.digest != digest:
+            raise StoreError(f"{path} has changed since the computation was set up: call infer again")
+        _stores.clear()
+        _stores[path, digest] = store
+    return store
+
+
+def _infer_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | None) -> Array:
+    from dasksdnn.sources.datasets import as_dataset
+
+    store = _opened(path, digest)
+    out: Array = np.zeros((x.shape[0], store.widths[-1]), store.dtype)
+    if x.shape[0]:
+        inference.stream(store, as_dataset(x), out=out, memory=memory, threads=threads)
+    return out

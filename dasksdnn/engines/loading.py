@@ -1,0 +1,183 @@
+"""From windows to panel layers: all parts of a run of layers, merged for an owner that holds them all.
+
+The parts of a layer stand below one another, and positions in each part's input panel become positions in one shared
+panel, in part-major order (at layer 1, in the dataset's own order). Rows keep their stored order of terms, so a store
+gives the same bits however its layers are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from dasksdnn.engines.part import PanelLayer
+from dasksdnn.kernels.panels import remap
+from dasksdnn.kernels.spmm import find_supernodes
+from dasksdnn.network import Array
+from dasksdnn.plan.memory import Sizes
+from dasksdnn.store.encoding import corrupt
+from dasksdnn.store.layout import index_dtype
+from dasksdnn.store.manifest import Window
+from dasksdnn.store.reader import Extent, Store
+
+
+def sizes_of(store: Store) -> Sizes:
+    """What a plan must know of a store."""
+    edges = store.block_nonzeros().sum(axis=1)
+    widths = store.widths
+    layer_bytes = tuple(
+        int(n) * (store.dtype.itemsize + index_dtype(before).itemsize)
+        + (after + 1) * 16
+        + after * (store.dtype.itemsize + 8)
+        for n, before, after in zip(edges, widths[:-1], widths[1:], strict=True)
+    )
+    return Sizes(widths, store.dtype.itemsize, layer_bytes, tuple(int(n) for n in edges), store.nparts)
+
+
+def load(store: Store, first: int, last: int) -> list[PanelLayer]:
+    """Load layers `first` to `last` (0-based, `last` not included), every part merged.
+
+    Raises
+    ------
+    CorruptStoreError
+        What is read does not match the manifest, or could not be run.
+    """
+    spans = list(_spans(store, first, last))
+    order = {k: _part_major(store, [span.rows(k) for span in spans if k in span], k) for k in range(first, last)}
+    layers = {k: _empty(store, k, sum(span.nonzeros(k) for span in spans if k in span), order[k]) for k in order}
+    tables = {k: _positions(order[k - 1] if k > first else _order_before(store, first), store.widths[k]) for k in order}
+    row = dict.fromkeys(order, 0)
+    entry = dict.fromkeys(order, 0)
+    for span in spans:
+        span.fill(layers, tables, row, entry)
+    return [replace(layer, supernodes=find_supernodes(layer.indptr, layer.indices)) for layer in layers.values()]
+
+
+def _order_before(store: Store, first: int) -> Array | None:
+    """Part-major order of the panel that enters layer `first`; None for the dataset's own."""
+    return (
+        _part_major(store, [store.rows(part, first - 1) for part in range(store.nparts)], first - 1) if first else None
+    )
+
+
+def _part_major(store: Store, rows: list[Array], k: int) -> Array:
+    order = np.concatenate(rows).astype(np.int64)
+    if order.size != store.widths[k + 1] or (np.bincount(order, minlength=order.size) != 1).any():
+        raise corrupt(f"{store.path}: layer {k + 1}, array 'rows'", "the parts' rows do not make up the layer")
+    return order
+
+
+def _positions(order: Array | None, width: int) -> Array:
+    """Where in the input panel each global neuron stands."""
+    table: Array = np.arange(width, dtype=np.uint32)
+    if order is not None:
+        table[order] = np.arange(width, dtype=np.uint32)
+    return table
+
+
+def _empty(store: Store, k: int, nonzeros: int, rows: Array) -> PanelLayer:
+    return PanelLayer(
+        np.zeros(rows.size + 1, np.int64),
+        np.empty(nonzeros, index_dtype(store.widths[k])),
+        np.empty(nonzeros, store.dtype),
+        np.empty(0, np.int64),  # found when the entries are there
+        np.empty(rows.size, store.dtype),
+        store.activations[k],
+        rows,
+    )
+
+
+def _spans(store: Store, first: int, last: int) -> Iterator[_Span]:
+    for part in range(store.nparts):
+        for window in store.windows(part):
+            if window.first < last and first < window.last:
+                yield _Span(store, window, max(first, window.first), min(last, window.last))
+
+
+class _Span:
+    """The layers of one window that are being loaded: contiguous in each of its arrays."""
+
+    def __init__(self, store: Store, window: Window, first: int, last: int) -> None:
+        self.store, self.window, self.first, self.last = store, window, first, last
+        self.extents: list[Extent] = store.extents(window)[first - window.first : last - window.first]
+        self._rows = self._read("rows", self.extents[0].rows[0], self.extents[-1].rows[1])
+
+    def __contains__(self, k: int) -> bool:
+        return self.first <= k < self.last
+
+    def _read(self, name: str, start: int, stop: int) -> Array:
+        return self.store.array(self.window, name).read(start, stop)
+
+    def rows(self, k: int) -> Array:
+        extent, base = self.extents[k - self.first], self.extents[0].rows[0]
+        rows = self._rows[extent.rows[0] - base : extent.rows[1] - base]
+        if rows.size and rows.max() >= self.store.widths[k + 1]:
+            raise corrupt(
+                f"{self.store.path}: {self.window.label('rows')}", f"layer {k + 1} names a neuron that it has not"
+            )
+        return rows
+
+    def nonzeros(self, k: int) -> int:
+        extent = self.extents[k - self.first]
+        return extent.entries[1] - extent.entries[0]
+
+    def fill(
+        self, layers: dict[int, PanelLayer], tables: dict[int, Array], row: dict[int, int], entry: dict[int, int]
+    ) -> None:
+        """Write this part's share of each layer at the rows and entries reached so far, and advance them."""
+        self._fill_rows(layers, row, entry)
+        self._fill_entries(layers, entry, "data", None)
+        self._fill_entries(layers, entry, "indices", tables)
+        for k in range(self.first, self.last):
+            row[k] += self.rows(k).size
+            entry[k] += self.nonzeros(k)
+
+    def _fill_rows(self, layers: dict[int, PanelLayer], row: dict[int, int], entry: dict[int, int]) -> None:
+        low, high = self.extents[0], self.extents[-1]
+        indptr = self._read("indptr", low.indptr[0], high.indptr[1])
+        bias = self._read("bias", low.rows[0], high.rows[1])
+        for k, extent in enumerate(self.extents, start=self.first):
+            local = indptr[extent.indptr[0] - low.indptr[0] : extent.indptr[1] - low.indptr[0]]
+            count = self.rows(k).size
+            if local.size != count + 1 or local[0] != 0 or local[-1] != self.nonzeros(k) or (np.diff(local) < 0).any():
+                raise corrupt(
+                    f"{self.store.path}: {self.window.label('indptr')}", f"layer {k + 1}: row pointers are not sound"
+                )
+            at = row[k]
+            layers[k].indptr[at + 1 : at + 1 + count] = local[1:] + entry[k]
+            layers[k].bias[at : at + count] = bias[extent.rows[0] - low.rows[0] : extent.rows[1] - low.rows[0]]
+
+    def _fill_entries(
+        self, layers: dict[int, PanelLayer], entry: dict[int, int], name: str, tables: dict[int, Array] | None
+    ) -> None:
+        """Copy `data`, or renumber `indices`, a few chunks at a time."""
+        array = self.store.array(self.window, name)
+        panel = self._panel_tables(tables) if tables is not None else {}
+        for at, piece in array.pieces(self.extents[0].entries[0], self.extents[-1].entries[1]):
+            for k, extent in enumerate(self.extents, start=self.first):
+                low, high = max(at, extent.entries[0]), min(at + piece.size, extent.entries[1])
+                if low >= high:
+                    continue
+                target = slice(entry[k] + low - extent.entries[0], entry[k] + high - extent.entries[0])
+                values = piece[low - at : high - at]
+                if tables is None:
+                    layers[k].data[target] = values
+                elif not remap(values, panel[k], layers[k].indices[target]):
+                    raise corrupt(array.label, f"layer {k + 1}: a position is beyond the input panel")
+
+    def _panel_tables(self, tables: dict[int, Array]) -> dict[int, Array]:
+        """For each layer, where in the shared panel each position of the part's own input panel stands."""
+        base = self.extents[0].columns[0]
+        columns = self._read("columns", base, self.extents[-1].columns[1])
+        panel = {}
+        for k, extent in enumerate(self.extents, start=self.first):
+            ids = columns[extent.columns[0] - base : extent.columns[1] - base]
+            if ids.size and ids.max() >= self.store.widths[k]:
+                raise corrupt(
+                    f"{self.store.path}: {self.window.label('columns')}",
+                    f"layer {k + 1} names a neuron that layer {k} has not",
+                )
+            panel[k] = tables[k][ids]
+        return panel

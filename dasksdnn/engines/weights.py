@@ -1,0 +1,78 @@
+"""Which layers are in memory: slabs that stay, or one in use and one that is read ahead."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+
+from dasksdnn.engines.loading import load
+from dasksdnn.engines.part import PanelLayer
+from dasksdnn.plan.memory import Settings
+from dasksdnn.store.reader import Store
+
+
+class Weights:
+    """The slabs of a store, loaded as the settings say. Used by one thread; close it when done."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store, self.settings = store, settings
+        self.loads = 0
+        self._held: dict[int, Future[list[PanelLayer]]] = {}
+        self._reader = ThreadPoolExecutor(1, "sdnn-read")
+
+    def layers(self, first: int, last: int) -> list[PanelLayer]:
+        """Layers `first` to `last`, which must lie in one slab; loads it, or waits for it, where it is not in memory."""
+        index = self.slab_of(first)
+        start = self.settings.slabs[index][0]
+        if index not in self._held:
+            self._make_room(index)
+            self._start(index)
+        slab = self._held[index].result()
+        return slab[first - start : last - start]
+
+    def prefetch(self, layer: int) -> None:
+        """Begin to read the slab of a layer that is likely to be next, where the settings allow for it."""
+        index = self.slab_of(layer)
+        if (
+            (self.settings.prefetch or self.settings.resident)
+            and index not in self._held
+            and len(self._held) < self._room()
+        ):
+            self._start(index)
+
+    def slab_of(self, layer: int) -> int:
+        """Number of the slab that holds a layer."""
+        return next(i for i, (first, last) in enumerate(self.settings.slabs) if first <= layer < last)
+
+    def close(self) -> None:
+        """Drop everything and stop reading ahead."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+        self._held.clear()
+
+    def _room(self) -> int:
+        if self.settings.resident:
+            return len(self.settings.slabs)
+        return 2 if self.settings.prefetch else 1
+
+    def _make_room(self, wanted: int) -> None:
+        """Drop what is not wanted; a slab that is still being read must arrive before it can be dropped."""
+        for index in [i for i in self._held if i != wanted]:
+            if len(self._held) < self._room():
+                break
+            self._held.pop(index).exception()
+
+    def _start(self, index: int) -> None:
+        self.loads += 1
+        self._held[index] = self._reader.submit(load, self.store, *self.settings.slabs[index])
+
+
+def rungs(settings: Settings, layers: int) -> list[tuple[int, int]]:
+    """Cut the layers into segments, at whose ends dead samples leave: close together at first, where most die, and
+    never across slabs.
+    """
+    ends = {0, layers, *(last for _, last in settings.slabs)}
+    step = 1
+    while step < layers:
+        ends.update(k for k in (step, step + step // 2) if k < layers)
+        step *= 2
+    return list(pairwise(sorted(ends)))
