@@ -1,0 +1,5 @@
+"""`python -m dasksdnn.cli`."""
+
+from dasksdnn.cli.main import main
+
+main()

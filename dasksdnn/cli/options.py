@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dasksdnn.cli.outputs import check_report
+
+PATH: Any = click.Path(path_type=Path)
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Commands(click.Group):
+    """Commands in the order in which they were added, not in that of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, for the help."""
+        return list(self.commands)
+
+
+def number(name: str, help: str, kind: type = int, **settings: Any) -> Decorator:
+    """Make an option that takes a number; the library, not click, says which numbers are usable."""
+    shown = settings.get("default") is not None
+    return click.option(name, type=kind, metavar="N" if kind is int else "X", show_default=shown, help=help, **settings)
+
+
+def _early(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    check_report(path)
+    return path
+
+
+STORE = click.argument("store", type=PATH)
+OUT = click.option("--out", required=True, type=PATH, metavar="STORE", help="Store to make.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output path.")
+JSON = click.option(
+    "--json", "json_path", type=PATH, metavar="FILE", callback=_early, help="Write what is printed as JSON, too."
+)
+MEMORY = click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The most memory that the process may hold, such as 512MiB.  [default: 80% of what is free]",
+)
+THREADS = number("--threads", "Threads.  [default: all processors that may be used]")
+NEURONS = number("--neurons", "Neurons of each layer.", required=True)
+LAYERS = number("--layers", "Number of layers.", required=True)
+BIAS = number("--bias", "Bias of every neuron.  [default: the Graph Challenge's for N]", float)
+CLIP = number("--clip", "Upper bound of the activations.", float, default=32.0)
+SEED = number("--seed", "The same seed gives the same result.", default=0)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of weights and activations.",
+)

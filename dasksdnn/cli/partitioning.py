@@ -1,0 +1,69 @@
+"""The command that cuts a network into parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from dasksdnn import host
+from dasksdnn.cli.describe import describe, facts
+from dasksdnn.cli.options import JSON, OUT, OVERWRITE, SEED, STORE, number
+from dasksdnn.cli.outputs import check_outputs
+from dasksdnn.diagnostics.progress import progress
+from dasksdnn.diagnostics.tables import show, write_json
+
+
+@click.command(short_help="Assign rows to parts, and write the store anew.")
+@STORE
+@number("--nparts", "Number of parts.", required=True)
+@click.option(
+    "--method",
+    metavar="NAME",
+    default="hypergraph",
+    show_default=True,
+    help="hypergraph (the better of mtkahypar and metis, layer by layer), mtkahypar, kahypar, metis, block or random.",
+)
+@number("--epsilon", "Allowed imbalance of a layer's nonzeros.", float, default=0.03)
+@SEED
+@OUT
+@OVERWRITE
+@JSON
+def partition(
+    store: Path, nparts: int, method: str, epsilon: float, seed: int, out: Path, overwrite: bool, json_path: Path | None
+) -> None:
+    """Assign the rows of every layer of STORE to parts, and write it anew, laid out by them.
+
+    Volume counts the words that the parts send each other for a sample, messages the pairs of parts that exchange
+    something in a layer. Both are counted by code that the partitioners do not share.
+    """
+    from dasksdnn.partition.partition import partition as assign
+    from dasksdnn.store.reader import open_store
+    from dasksdnn.store.writer import save
+
+    check_outputs(overwrite, stores=[out], report=json_path)
+    start = perf_counter()
+    net = open_store(store).network
+    with progress() as listener:
+        made = assign(net, nparts, method=method, epsilon=epsilon, seed=seed, listener=listener)
+        written = save(net, out, partition=made, overwrite=overwrite, listener=listener)
+    seconds, peak = perf_counter() - start, host.peak_resident_tree()
+    rows = {
+        **describe(written),
+        "seconds": f"{seconds:.2f} ({made.seconds:.2f} partitioning)",
+        "peak memory": host.format_bytes(peak),
+    }
+    write_json(
+        json_path,
+        {
+            "command": "partition",
+            "store": str(out),
+            **facts(written),
+            "recount": made.metrics.as_dict(),
+            "partition_seconds": made.seconds,
+            "seconds": seconds,
+            "peak_rss_bytes": peak,
+        },
+    )
+    show(f"partition: {out}", rows)

@@ -1,0 +1,209 @@
+"""Commands that plan, run and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from dasksdnn import config, host
+from dasksdnn.cli.options import JSON, MEMORY, OVERWRITE, PATH, STORE, THREADS, number
+from dasksdnn.cli.outputs import check_outputs
+from dasksdnn.diagnostics.progress import progress
+from dasksdnn.diagnostics.tables import show, show_grid, some, write_json
+from dasksdnn.errors import InputError, MemoryBudgetError
+
+
+@click.command(short_help="Show how inference would run within a budget.")
+@STORE
+@number("--samples", "Number of samples.", required=True)
+@MEMORY
+@THREADS
+@JSON
+def plan(store: Path, samples: int, memory: str | None, threads: int | None, json_path: Path | None) -> None:
+    """Show how inference on STORE would run within a memory budget, and what else was considered.
+
+    Slabs are runs of layers whose weights are loaded together; a tile is the samples that a thread works on at once, a
+    batch those that are in flight.
+    """
+    from dasksdnn.engines.inference import plan as choose
+
+    chosen = choose(store, samples, memory=memory, threads=threads)
+    candidates = [
+        {
+            "strategy": c.strategy,
+            "tile": c.settings.tile,
+            "batch": c.settings.batch,
+            "slabs": len(c.settings.slabs),
+            "projected_bytes": c.projection.total,
+            "predicted_bytes_read": c.bytes_read,
+            "predicted_seconds": c.seconds,
+            "fits": c.fits,
+        }
+        for c in chosen.candidates
+    ]
+    write_json(json_path, {"command": "plan", "store": str(store), "plan": chosen.as_dict(), "candidates": candidates})
+    rows = {
+        "samples": f"{chosen.samples:,}",
+        "budget": host.format_bytes(chosen.budget),
+        "smallest budget": host.format_bytes(chosen.smallest),
+        "projected peak": host.format_bytes(chosen.projected),
+    }
+    show(f"plan: {store}", rows)
+    click.echo()
+    show_grid(chosen.HEADER, chosen.rows())
+
+
+@click.command(short_help="Stream samples through a store.")
+@STORE
+@click.option(
+    "--input",
+    "source",
+    metavar="X",
+    type=PATH,
+    required=True,
+    help="Samples: .tsv (as in the Graph Challenge), .npz (SciPy), .npy, IDX (.gz too where it is text or IDX), or a "
+    "Zarr array.",
+)
+@number("--samples", "Samples of a TSV file, where the last of them have no entry.")
+@click.option("--output", metavar="ARRAY", type=PATH, help="Zarr array of the outputs to make.")
+@click.option(
+    "--categories",
+    metavar="FILE",
+    type=PATH,
+    help="List to make of the samples with a non-zero output, one a line, counted from 1.",
+)
+@MEMORY
+@THREADS
+@OVERWRITE
+@JSON
+def infer(
+    store: Path,
+    source: Path,
+    samples: int | None,
+    output: Path | None,
+    categories: Path | None,
+    memory: str | None,
+    threads: int | None,
+    overwrite: bool,
+    json_path: Path | None,
+) -> None:
+    """Stream samples through STORE within a memory budget.
+
+    Keep the outputs with --output, the list of samples with a non-zero output with --categories; without either, the
+    run is only measured.
+    """
+    from dasksdnn.engines.inference import stream
+    from dasksdnn.store.reader import open_store
+
+    check_outputs(overwrite, stores=[output], files=[categories], report=json_path, inputs=[store, source])
+    start = perf_counter()
+    opened = open_store(store)
+    with _categories(categories, overwrite) as keep, _dataset(source, opened.widths[0], samples, memory) as dataset:
+        with progress() as listener:
+            result = stream(
+                opened, dataset, out=output, overwrite=overwrite, memory=memory, threads=threads, listener=listener
+            )
+        keep(result.categories)
+    seconds, peak = perf_counter() - start, host.peak_resident()
+    write_json(json_path, {"command": "infer", "store": str(store), **_ran_facts(result, seconds, peak)})
+    show(f"infer: {store}", _ran(result, seconds, peak))
+
+
+@contextmanager
+def _dataset(source: Path, features: int, samples: int | None, memory: str | None) -> Iterator[Any]:
+    from dasksdnn.sources.datasets import open_dataset
+
+    budget = host.parse_bytes(memory if memory is not None else config.get("memory"))
+    held = host.resident()
+    room = None if budget is None else max(0, budget - held)
+    try:
+        dataset = open_dataset(source, features=features, samples=samples, memory=room)
+    except MemoryBudgetError as error:
+        raise MemoryBudgetError(
+            f"a memory budget of {host.format_bytes(budget or 0)} cannot work: {source} is loaded whole, which takes "
+            f"{host.format_bytes(error.smallest)} beside the {host.format_bytes(held)} that the process holds already; "
+            f"allow more than {host.format_bytes(held + error.smallest)}, or convert it to .npy or a Zarr array",
+            held + error.smallest,
+        ) from error
+    with closing(dataset):
+        yield dataset
+
+
+@contextmanager
+def _categories(path: Path | None, overwrite: bool) -> Iterator[Any]:
+    """Give a function that keeps categories; the file appears when the block ends well."""
+    from dasksdnn.sources.graphchallenge import write_categories
+    from dasksdnn.store.atomic import replacing
+
+    with nullcontext() if path is None else replacing(path, overwrite=overwrite) as temporary:
+
+        def keep(found: Any) -> None:
+            if temporary is not None:
+                write_categories(temporary, found)
+
+        yield keep
+
+
+def _ran(result: Any, seconds: float, peak: int) -> dict[str, str]:
+    chosen = result.plan
+    return {
+        "samples": f"{result.samples:,}",
+        "edges": f"{result.edges:,}",
+        "seconds": f"{result.seconds:.3f} to run ({seconds:.1f} in all)",
+        "edges/s": f"{result.edges_per_second:.3g}",
+        "plan": f"{chosen.chosen.strategy}, {chosen.settings.batch:,} samples in flight in panels of {chosen.settings.tile}",
+        "peak memory": f"{host.format_bytes(peak)} of {host.format_bytes(chosen.budget)} "
+        f"(projected {host.format_bytes(chosen.projected)})",
+        "categories": f"{result.categories.size:,}",
+    }
+
+
+def _ran_facts(result: Any, seconds: float, peak: int) -> dict[str, Any]:
+    return {
+        "samples": result.samples,
+        "edges": result.edges,
+        "computed_edges": result.computed_edges,
+        "seconds": result.seconds,
+        "total_seconds": seconds,
+        "edges_per_second": result.edges_per_second,
+        "peak_rss_bytes": peak,
+        "categories": (result.categories + 1).tolist(),
+        "plan": result.plan.as_dict(),
+    }
+
+
+@click.command(short_help="Compare outputs with labels or categories.")
+@click.argument("outputs", type=PATH)
+@click.option("--categories", metavar="FILE", type=PATH, help="The right categories, one a line, counted from 1.")
+@click.option("--labels", metavar="FILE", type=PATH, help="The right classes: IDX, .npy, or one number a line.")
+@JSON
+@click.pass_context
+def evaluate(
+    context: click.Context, outputs: Path, categories: Path | None, labels: Path | None, json_path: Path | None
+) -> None:
+    """Compare OUTPUTS with labels or categories.
+
+    OUTPUTS is a Zarr array that infer made, or, to compare categories, its list of them. The exit status is 1 where
+    categories differ.
+    """
+    from dasksdnn.diagnostics.evaluation import accuracy, compare_categories
+
+    if (categories is None) == (labels is None):
+        raise InputError("evaluate: say what to compare with, either --categories or --labels")
+    check_outputs(True, report=json_path, inputs=[outputs, *filter(None, (categories, labels))])
+    if labels is not None:
+        found = accuracy(outputs, labels)
+        rows = {name: f"{found[name]:,}" for name in ("samples", "correct")}
+        rows["accuracy"] = f"{found['accuracy']:.4f}"
+    else:
+        found = compare_categories(outputs, categories or "")
+        rows = {"match": "yes" if found["match"] else "NO", **{n: f"{found[n]:,}" for n in ("found", "expected")}}
+        rows |= {name: some(found[name]) for name in ("missing", "unexpected")}
+    write_json(json_path, {"command": "evaluate", "outputs": str(outputs), **found})
+    show(f"evaluate: {outputs}", rows)
+    context.exit(0 if found.get("match", True) else 1)

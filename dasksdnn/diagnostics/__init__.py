@@ -1,0 +1,1 @@
+"""Views of what happened: progress, tables, reports. Nothing computes here, and nothing depends on it but the command."""
