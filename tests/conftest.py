@@ -1,0 +1,31 @@
+"""What all tests share: small networks, the published fixture where it is there, and the `--slow` switch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """Folder of the Graph Challenge's published files: 30 layers of 1,024 neurons, 1,200 samples, their categories."""
+    folder = SHARED / "graphchallenge"
+    if not folder.is_dir():
+        pytest.skip("the published Graph Challenge files are not beside this checkout (shared/graphchallenge)")
+    return folder
