@@ -226,4 +226,5 @@ _REMEDY = {
 
 def storage_error(path: Any, error: OSError) -> StoreError:
     """Turn a failed write into one line that says what to do."""
-    return StoreError(f"{path}: {_REMEDY.get(error.errno or 0, brief(error))}")
+    other = f"{type(error).__name__} ({error.strerror or error}): choose another place"
+    return StoreError(f"{path}: {_REMEDY.get(error.errno or 0, other)}")

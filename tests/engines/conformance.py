@@ -17,10 +17,7 @@ def close(dtype):
 
 
 class InferenceConformance:
-    """Tests of inference; `run(store, x, memory=None)` returns outputs (samples, outputs) and the categories."""
-
-    def run(self, store, x, memory=None):
-        raise NotImplementedError
+    """Tests of inference; an engine's `run(store, x, memory=None)` returns outputs (samples, outputs) and categories."""
 
     @pytest.mark.parametrize("seed", range(12))
     @pytest.mark.parametrize("dtype", ["float32", "float64"])

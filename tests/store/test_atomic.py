@@ -263,3 +263,9 @@ def test_no_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="no permission"):
         sdnn.save(random_net(1, layers=1), tmp_path / "net.zarr")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system that takes no files")
+def test_a_place_that_takes_no_files_is_named_with_a_remedy():
+    with pytest.raises(StoreError, match=r"^/proc/net.zarr: FileNotFoundError \([^/]*\): choose another place$"):
+        sdnn.save(random_net(1, layers=1), "/proc/net.zarr")
