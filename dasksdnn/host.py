@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _STATUS = Path("/proc/self/status")
@@ -34,13 +35,13 @@ def memory_available() -> int:
 
     free = int(psutil.virtual_memory().available)
     for folder in _cgroups("memory"):
-        for limit, used, cache in (
+        for limit, used, cached in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             with suppress(OSError, ValueError):
                 allowed, held = (int((folder / name).read_text()) for name in (limit, used))
-                free = min(free, allowed - held + _reclaimable(folder / "memory.stat", cache))
+                free = min(free, allowed - held + _reclaimable(folder / "memory.stat", cached))
     return max(0, free)
 
 
@@ -108,6 +109,7 @@ def peak_resident_tree() -> int:
     return peak_resident() + _largest_child
 
 
+@cache
 def cache_bytes() -> int:
     """Size of one core's second-level cache (1 MiB where the system does not tell)."""
     with suppress(OSError, ValueError):

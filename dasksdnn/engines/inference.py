@@ -13,17 +13,17 @@ import numpy as np
 
 from dasksdnn import config, host
 from dasksdnn.engines import local
-from dasksdnn.engines.loading import sizes_of
+from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
+from dasksdnn.kernels.block import warm_up_block
+from dasksdnn.kernels.chain import warm_up_chain
 from dasksdnn.kernels.panels import warm_up_panels
-from dasksdnn.kernels.spmm import warm_up
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.plan.schedule import Plan, plan_inference
 from dasksdnn.store.atomic import replacing
-from dasksdnn.store.layout import index_dtype
 from dasksdnn.store.reader import Store, open_store
 
 #: Bytes of a dense block of samples, about, that is read from a dataset at once.
@@ -162,8 +162,9 @@ def check_threads(threads: int | None) -> int:
 
 def prepare(store: Store) -> None:
     """Compile, or load from the cache, what a store needs, so that its memory and time are not part of the run."""
-    for width in {index_dtype(n) for n in store.widths[:-1]}:
-        warm_up(store.dtype, width)
+    positions = positions_dtype(store)
+    warm_up_block(positions)
+    warm_up_chain(store.dtype, positions)
     warm_up_panels(store.dtype)
 
 

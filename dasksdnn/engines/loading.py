@@ -1,4 +1,4 @@
-"""From windows to panel layers: all parts of a run of layers, merged for an owner that holds them all.
+"""From windows to a chain of layers: all parts of a run of layers, merged for an owner that holds them all.
 
 The parts of a layer stand below one another, and positions in each part's input panel become positions in one shared
 panel, in part-major order (at layer 1, in the dataset's own order). Rows keep their stored order of terms, so a store
@@ -8,13 +8,12 @@ gives the same bits however its layers are loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from dasksdnn.engines.part import PanelLayer
+from dasksdnn.kernels.chain import Chain, empty_chain, with_supernodes
 from dasksdnn.kernels.panels import remap
-from dasksdnn.kernels.spmm import find_supernodes
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Sizes
 from dasksdnn.store.encoding import corrupt
@@ -27,16 +26,38 @@ def sizes_of(store: Store) -> Sizes:
     """What a plan must know of a store."""
     edges = store.block_nonzeros().sum(axis=1)
     widths = store.widths
+    entry = store.dtype.itemsize + positions_dtype(store).itemsize
     layer_bytes = tuple(
-        int(n) * (store.dtype.itemsize + index_dtype(before).itemsize)
-        + (after + 1) * 16
-        + after * (store.dtype.itemsize + 8)
-        for n, before, after in zip(edges, widths[:-1], widths[1:], strict=True)
+        int(n) * entry + (after + 1) * 16 + after * (store.dtype.itemsize + 8)
+        for n, after in zip(edges, widths[1:], strict=True)
     )
     return Sizes(widths, store.dtype.itemsize, layer_bytes, tuple(int(n) for n in edges), store.nparts)
 
 
-def load(store: Store, first: int, last: int) -> list[PanelLayer]:
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Layers `first` and following of a store, loaded together.
+
+    Attributes
+    ----------
+    first : int
+    chain : Chain
+        Positions are those of one panel that holds all neurons of a layer.
+    orders : tuple of int arrays
+        Global neurons of each layer's outputs, in panel order.
+    """
+
+    first: int
+    chain: Chain
+    orders: tuple[Array, ...]
+
+
+def positions_dtype(store: Store) -> np.dtype[np.generic]:
+    """Of positions in a panel, the same for all layers of a store: one kernel serves them all."""
+    return index_dtype(max(store.widths[:-1]))
+
+
+def load(store: Store, first: int, last: int) -> Slab:
     """Load layers `first` to `last` (0-based, `last` not included), every part merged.
 
     Raises
@@ -46,13 +67,25 @@ def load(store: Store, first: int, last: int) -> list[PanelLayer]:
     """
     spans = list(_spans(store, first, last))
     order = {k: _part_major(store, [span.rows(k) for span in spans if k in span], k) for k in range(first, last)}
-    layers = {k: _empty(store, k, sum(span.nonzeros(k) for span in spans if k in span), order[k]) for k in order}
+    nonzeros = [sum(span.nonzeros(k) for span in spans if k in span) for k in order]
+    rows, activations = [o.size for o in order.values()], store.activations[first:last]
+    chain = empty_chain(rows, nonzeros, store.widths[first], activations, store.dtype, positions_dtype(store))
+    layers = {k: _Layer(chain, k - first) for k in order}
     tables = {k: _positions(order[k - 1] if k > first else _order_before(store, first), store.widths[k]) for k in order}
     row = dict.fromkeys(order, 0)
     entry = dict.fromkeys(order, 0)
     for span in spans:
         span.fill(layers, tables, row, entry)
-    return [replace(layer, supernodes=find_supernodes(layer.indptr, layer.indices)) for layer in layers.values()]
+    return Slab(first, with_supernodes(chain), tuple(order.values()))
+
+
+class _Layer:
+    """The arrays of one layer of a chain that is being filled."""
+
+    def __init__(self, chain: Chain, k: int) -> None:
+        block = chain.block(k)
+        self.indptr, self.indices = block.indptr, block.indices
+        self.data, self.bias = chain.values(k)
 
 
 def _order_before(store: Store, first: int) -> Array | None:
@@ -75,18 +108,6 @@ def _positions(order: Array | None, width: int) -> Array:
     if order is not None:
         table[order] = np.arange(width, dtype=np.uint32)
     return table
-
-
-def _empty(store: Store, k: int, nonzeros: int, rows: Array) -> PanelLayer:
-    return PanelLayer(
-        np.zeros(rows.size + 1, np.int64),
-        np.empty(nonzeros, index_dtype(store.widths[k])),
-        np.empty(nonzeros, store.dtype),
-        np.empty(0, np.int64),  # found when the entries are there
-        np.empty(rows.size, store.dtype),
-        store.activations[k],
-        rows,
-    )
 
 
 def _spans(store: Store, first: int, last: int) -> Iterator[_Span]:
@@ -124,7 +145,7 @@ class _Span:
         return extent.entries[1] - extent.entries[0]
 
     def fill(
-        self, layers: dict[int, PanelLayer], tables: dict[int, Array], row: dict[int, int], entry: dict[int, int]
+        self, layers: dict[int, _Layer], tables: dict[int, Array], row: dict[int, int], entry: dict[int, int]
     ) -> None:
         """Write this part's share of each layer at the rows and entries reached so far, and advance them."""
         self._fill_rows(layers, row, entry)
@@ -134,7 +155,7 @@ class _Span:
             row[k] += self.rows(k).size
             entry[k] += self.nonzeros(k)
 
-    def _fill_rows(self, layers: dict[int, PanelLayer], row: dict[int, int], entry: dict[int, int]) -> None:
+    def _fill_rows(self, layers: dict[int, _Layer], row: dict[int, int], entry: dict[int, int]) -> None:
         low, high = self.extents[0], self.extents[-1]
         indptr = self._read("indptr", low.indptr[0], high.indptr[1])
         bias = self._read("bias", low.rows[0], high.rows[1])
@@ -150,7 +171,7 @@ class _Span:
             layers[k].bias[at : at + count] = bias[extent.rows[0] - low.rows[0] : extent.rows[1] - low.rows[0]]
 
     def _fill_entries(
-        self, layers: dict[int, PanelLayer], entry: dict[int, int], name: str, tables: dict[int, Array] | None
+        self, layers: dict[int, _Layer], entry: dict[int, int], name: str, tables: dict[int, Array] | None
     ) -> None:
         """Copy `data`, or renumber `indices`, a few chunks at a time."""
         array = self.store.array(self.window, name)

@@ -20,11 +20,12 @@ import numpy as np
 
 from dasksdnn.engines.fates import Fates, Sink, stays_zero
 from dasksdnn.engines.feeder import Feeder
-from dasksdnn.engines.part import PanelLayer, forward
+from dasksdnn.engines.loading import Slab
 from dasksdnn.engines.weights import Weights, rungs
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels import reference
-from dasksdnn.kernels.panels import alive_columns, move_columns
+from dasksdnn.kernels.chain import run_chain
+from dasksdnn.kernels.panels import alive_columns, move_columns, new_panel
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
@@ -125,8 +126,8 @@ class _Run:
         self.feeder = Feeder(dataset, settings, store.dtype)
         self.segments = rungs(settings, len(store))
         shape = (max(store.widths), settings.tile)
-        self.free = [np.empty(shape, store.dtype) for _ in range(settings.panels)]
-        self.spare = [np.empty(shape, store.dtype) for _ in range(settings.threads)]
+        self.free = [new_panel(*shape, store.dtype) for _ in range(settings.panels)]
+        self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.threads)]
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
         self.lock, self.stop = Lock(), Event()
         self.edges = 0
@@ -152,10 +153,10 @@ class _Run:
     def _round(self, segment: int, pool: ThreadPoolExecutor) -> None:
         """Take all that waits for one segment through it."""
         first, last = self.segments[segment]
-        layers = self.weights.layers(first, last)
+        slab = self.weights.slab(first)
         self.weights.prefetch(last if last < len(self.store) else 0)
         source: Callable[[], Panel | None] = self._feed if segment == 0 else self._take(segment)
-        work = [pool.submit(self._work, layers, segment, source, i) for i in range(self.settings.threads)]
+        work = [pool.submit(self._work, slab, segment, source, i) for i in range(self.settings.threads)]
         try:
             left = [future.result() for future in work]
         except BaseException:
@@ -185,28 +186,27 @@ class _Run:
 
         return take
 
-    def _work(
-        self, layers: list[PanelLayer], segment: int, source: Callable[[], Panel | None], thread: int
-    ) -> Panel | None:
+    def _work(self, slab: Slab, segment: int, source: Callable[[], Panel | None], thread: int) -> Panel | None:
         """Take panels through a segment until none is left; returns one that is not full."""
         try:
-            return self._through(layers, segment, source, thread)
+            return self._through(slab, segment, source, thread)
         except BaseException:
             self.stop.set()  # the others need not finish their round
             raise
 
-    def _through(
-        self, layers: list[PanelLayer], segment: int, source: Callable[[], Panel | None], thread: int
-    ) -> Panel | None:
+    def _through(self, slab: Slab, segment: int, source: Callable[[], Panel | None], thread: int) -> Panel | None:
         packed: Panel | None = None
-        edges = sum(layer.data.size for layer in layers)
-        end = self.segments[segment][1]
+        first, end = self.segments[segment]
+        span = (first - slab.first, end - slab.first)
+        edges = slab.chain.nonzeros(*span)
         while not self.stop.is_set() and (panel := source()) is not None:
-            panel.buffer, self.spare[thread] = forward(layers, panel.buffer, self.spare[thread], panel.count)
+            panel.buffer, self.spare[thread] = run_chain(
+                slab.chain, *span, panel.buffer, self.spare[thread], panel.count
+            )
             with self.lock:
                 self.edges += edges * panel.count
             if end == len(self.store):
-                self._emit(panel, layers[-1].rows)
+                self._emit(panel, slab.orders[-1])
                 self._release(panel)
             else:
                 self._bury(panel, end)

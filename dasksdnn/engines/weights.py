@@ -5,8 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
-from dasksdnn.engines.loading import load
-from dasksdnn.engines.part import PanelLayer
+from dasksdnn.engines.loading import Slab, load
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
 
@@ -17,18 +16,16 @@ class Weights:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self.loads = 0
-        self._held: dict[int, Future[list[PanelLayer]]] = {}
+        self._held: dict[int, Future[Slab]] = {}
         self._reader = ThreadPoolExecutor(1, "sdnn-read")
 
-    def layers(self, first: int, last: int) -> list[PanelLayer]:
-        """Layers `first` to `last`, which must lie in one slab; loads it, or waits for it, where it is not in memory."""
-        index = self.slab_of(first)
-        start = self.settings.slabs[index][0]
+    def slab(self, layer: int) -> Slab:
+        """The slab that holds a layer; loads it, or waits for it, where it is not in memory."""
+        index = self.slab_of(layer)
         if index not in self._held:
             self._make_room(index)
             self._start(index)
-        slab = self._held[index].result()
-        return slab[first - start : last - start]
+        return self._held[index].result()
 
     def prefetch(self, layer: int) -> None:
         """Begin to read the slab of a layer that is likely to be next, where the settings allow for it."""

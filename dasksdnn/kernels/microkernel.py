@@ -12,7 +12,6 @@ Every sample sums in the order of `e`, starting from zero, whatever R and T are:
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -20,125 +19,150 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+from dasksdnn.kernels.vectors import Vectors
 
-
-@cache
-def vector_bytes() -> int:
-    """Width of this machine's vector registers: 64 (AVX-512), 32 (AVX) or 16 (SSE, NEON)."""
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64
-    return 32 if features.get("avx") and features.get("fma") else 16
-
-
-def lanes(itemsize: int, width: int | None = None) -> tuple[int, ...]:
-    """The number of values in a vector, as the length of a tuple: Numba compiles code for a tuple's length.
-
-    Parameters
-    ----------
-    itemsize : int
-        Bytes of a value.
-    width : int, optional
-        Bytes of a vector; by default this machine's.
-    """
-    return (0,) * ((width or vector_bytes()) // itemsize)
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 @intrinsic(prefer_literal=True)
-def multiply(context, R, vectors, lanes, data, row, length, indices, entry, bias, low, high, x, y, i, s):  # type: ignore[no-untyped-def]
+def multiply(context, R, vectors, lanes, data, order, row, length, indices, entry, bias, low, high, before, slope, x, y, i, s):  # type: ignore[no-untyped-def]  # fmt: skip
     """Write y[i : i + R, s : s + vectors * lanes].
 
     R : literal int
     vectors, lanes : tuples with as many items as there are vectors, and as a vector has values
-    data, row, length : values; where the first row begins in them; entries of each row
+    data, order, row, length : values; None, or where each entry's value stands in them (a transposed product reads the
+        values of the product forward); the first row's first entry; entries of each row
     indices, entry : positions in x; where the shared ones begin in them
-    bias, low, high : of all rows; bounds of the result
+    bias, low, high : forward: of all rows, or None; bounds of the result
+    before, low, high, slope : backward: None, or a panel like y; sums are multiplied by `slope` where it is not inside the
+        bounds. With None for both, the sums are written as they are
     x, y : panels in C order
     """
     rows = R.literal_value
-    signature = types.void(R, vectors, lanes, data, row, length, indices, entry, bias, low, high, x, y, i, s)
+    signature = types.void(R, vectors, lanes, data, order, row, length, indices, entry, bias, low, high, before, slope, x, y, i, s)  # fmt: skip
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        block = _Block(context, builder, data.dtype, indices.dtype, lanes.count, rows, vectors.count)
-        arrays = {name: arguments[at] for name, at in (("data", 3), ("indices", 6), ("bias", 8), ("x", 11), ("y", 12))}
-        kinds = {"data": data, "indices": indices, "bias": bias, "x": x, "y": y}
-        made = {name: make_array(kinds[name])(context, builder, array) for name, array in arrays.items()}
-        block.emit(made, *(arguments[at] for at in (4, 5, 7, 9, 10, 13, 14)))
+        named = dict(zip(_ARGUMENTS, arguments, strict=True))
+        kinds = {"data": data, "order": order, "indices": indices, "bias": bias, "before": before, "x": x, "y": y}
+        given = {name: kind for name, kind in kinds.items() if kind != types.none}
+        arrays = {name: make_array(kind)(context, builder, named[name]) for name, kind in given.items()}
+        block = _Block(Vectors(context, builder, data.dtype, lanes.count), rows, vectors.count, arrays, named)
+        block.emit()
         return context.get_dummy_value()
 
     return signature, generate
 
 
+_ARGUMENTS = (
+    "R vectors lanes data order row length indices entry bias low high before slope x y i s".split()  # noqa: SIM905
+)
+
+
 class _Block:
     """One block of code being written."""
 
-    def __init__(
-        self, context: Any, builder: Any, value: Any, position: Any, lanes: int, rows: int, vectors: int
-    ) -> None:
-        self.b, self.value, self.position = builder, context.get_value_type(value), context.get_value_type(position)
-        self.lanes, self.rows, self.vectors = lanes, rows, vectors
-        self.size = value.bitwidth // 8
-        self.vector = ir.VectorType(self.value, lanes)
-        self.zero = ir.Constant(self.vector, [0.0] * lanes)
-        name = f"llvm.fmuladd.v{lanes}f{value.bitwidth}"
-        self.fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name)
+    def __init__(self, vectors: Vectors, rows: int, count: int, arrays: dict[str, Any], named: dict[str, Any]) -> None:
+        self.v, self.b, self.rows, self.count = vectors, vectors.builder, rows, count
+        self.arrays, self.named = arrays, named
 
-    def emit(self, arrays: Any, row: Any, length: Any, entry: Any, low: Any, high: Any, i: Any, s: Any) -> None:
-        b = self.b
-        xs, ys = (cgutils.unpack_tuple(b, arrays[name].shape)[1] for name in ("x", "y"))
-        first, shared = b.gep(arrays["data"].data, [row]), b.gep(arrays["indices"].data, [entry])
-        sums = self._sum(first, length, shared, b.gep(arrays["x"].data, [s]), xs)
-        low, high = self._splat(low), self._splat(high)
+    def emit(self) -> None:
+        b, named = self.b, self.named
+        sums = self._sum()
+        ys = cgutils.unpack_tuple(b, self.arrays["y"].shape)[1]
         for r in range(self.rows):
-            at = b.add(i, _I64(r))
-            shift = self._splat(b.load(b.gep(arrays["bias"].data, [at])))
-            out = b.gep(arrays["y"].data, [b.add(b.mul(at, ys), s)])
-            for t in range(self.vectors):
-                z = b.fadd(sums[r][t], shift)
-                # A NaN passes both comparisons, and stays: it must not be hidden by a bound.
-                z = b.select(b.fcmp_ordered("<", z, low), low, z)
-                z = b.select(b.fcmp_ordered(">", z, high), high, z)
-                b.store(z, self._at(out, t), align=self.size)
+            at = b.add(named["i"], _I64(r))
+            out = self._pointer("y", b.add(b.mul(at, ys), named["s"]))
+            for t, z in enumerate(self._finished(sums[r], at)):
+                self.v.store(z, out, t)
 
-    def _sum(self, row: Any, length: Any, entry: Any, x: Any, xs: Any) -> list[list[Any]]:
+    def _finished(self, sums: list[Any], at: Any) -> list[Any]:
+        if "bias" in self.arrays:
+            return self._bounded(sums, at)
+        return self._sloped(sums, at) if "before" in self.arrays else sums
+
+    def _bounded(self, sums: list[Any], at: Any) -> list[Any]:
+        """Bias and bounds on the sums of row `at`."""
+        b, low, high = self.b, self.v.splat(self.named["low"]), self.v.splat(self.named["high"])
+        shift = self.v.splat(b.load(self._pointer("bias", at)))
+        finished = []
+        for z in sums:
+            z = b.fadd(z, shift)
+            # A NaN passes both comparisons, and stays: it must not be hidden by a bound.
+            z = b.select(b.fcmp_ordered("<", z, low), low, z)
+            finished.append(b.select(b.fcmp_ordered(">", z, high), high, z))
+        return finished
+
+    def _sloped(self, sums: list[Any], at: Any) -> list[Any]:
+        """Sums of row `at` times the derivative of an activation that is bounds, or leaks."""
+        b, v = self.b, self.v
+        low, high, slope = (v.splat(self.named[name]) for name in ("low", "high", "slope"))
+        width = cgutils.unpack_tuple(b, self.arrays["before"].shape)[1]
+        held = self._pointer("before", b.add(b.mul(at, width), self.named["s"]))
+        finished = []
+        for t, z in enumerate(sums):
+            x = v.load(held, t)
+            inside = b.and_(b.fcmp_ordered(">", x, low), b.fcmp_ordered("<", x, high))
+            finished.append(b.select(inside, z, b.fmul(z, slope)))
+        return finished
+
+    def _pointer(self, name: str, at: Any) -> Any:
+        return self.b.gep(self.arrays[name].data, [at])
+
+    def _sum(self) -> list[list[Any]]:
         """The loop over the columns; its sums, which are zero where there is none."""
-        b = self.b
+        b, length = self.b, self.named["length"]
         before, loop, after = b.block, b.append_basic_block("columns"), b.append_basic_block("summed")
         b.cbranch(b.icmp_signed(">", length, _I64(0)), loop, after)
         b.position_at_end(loop)
         e = b.phi(_I64)
-        sums = [[b.phi(self.vector) for _ in range(self.vectors)] for _ in range(self.rows)]
-        at = b.load(b.gep(entry, [e]))
-        at = b.zext(at, _I64) if self.position.width < 64 else at
-        source = b.gep(x, [b.mul(at, xs)])
-        terms = [b.load(self._at(source, t), align=self.size) for t in range(self.vectors)]
+        sums = [[b.phi(self.v.type) for _ in range(self.count)] for _ in range(self.rows)]
+        terms = self._terms(e)
         new = []
         for r in range(self.rows):
-            factor = self._splat(b.load(b.gep(row, [b.add(b.mul(length, _I64(r)), e)])))
-            new.append([b.call(self.fma, [factor, terms[t], sums[r][t]]) for t in range(self.vectors)])
+            factor = self.v.splat(self._weight(r, e))
+            new.append([self.v.fma(factor, terms[t], sums[r][t]) for t in range(self.count)])
         following = b.add(e, _I64(1))
         b.cbranch(b.icmp_signed("<", following, length), loop, after)
         e.add_incoming(_I64(0), before)
         e.add_incoming(following, loop)
         b.position_at_end(after)
         return [
-            [self._merge(sums[r][t], new[r][t], before, loop) for t in range(self.vectors)] for r in range(self.rows)
+            [self.v.merge(sums[r][t], new[r][t], before, loop) for t in range(self.count)] for r in range(self.rows)
         ]
 
-    def _merge(self, held: Any, new: Any, before: Any, loop: Any) -> Any:
-        final = self.b.phi(self.vector)
-        for phi in (held, final):
-            phi.add_incoming(self.zero, before)
-            phi.add_incoming(new, loop)
-        return final
+    def _terms(self, e: Any) -> list[Any]:
+        """The vectors of x at column `e`."""
+        b = self.b
+        at = self._position("indices", b.add(self.named["entry"], e))
+        xs = cgutils.unpack_tuple(b, self.arrays["x"].shape)[1]
+        source = self._pointer("x", b.add(b.mul(at, xs), self.named["s"]))
+        return [self.v.load(source, t) for t in range(self.count)]
 
-    def _at(self, start: Any, t: int) -> Any:
-        return self.b.bitcast(self.b.gep(start, [_I64(t * self.lanes)]), self.vector.as_pointer())
+    def _weight(self, r: int, e: Any) -> Any:
+        b = self.b
+        at = b.add(self.named["row"], b.add(b.mul(self.named["length"], _I64(r)), e))
+        if "order" in self.arrays:
+            at = self._position("order", at)
+        return b.load(self._pointer("data", at))
 
-    def _splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.b.insert_element(undefined, scalar, _I32(0))
-        return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes))
+    def _position(self, name: str, at: Any) -> Any:
+        position = self.b.load(self._pointer(name, at))
+        return self.b.zext(position, _I64) if position.type.width < 64 else position
+
+
+@intrinsic
+def prefetch(context, x, j, s):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of x[j, s], which will be read soon."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        panel, row, column = arguments
+        made = make_array(x)(context, builder, panel)
+        width = cgutils.unpack_tuple(builder, made.shape)[1]
+        place = builder.gep(made.data, [builder.add(builder.mul(row, width), column)])
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        # To read, into every level of cache, of data.
+        builder.call(function, [builder.bitcast(place, _I8.as_pointer()), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64), generate

@@ -13,6 +13,30 @@ import numpy as np
 from dasksdnn.kernels.compiling import compiled
 from dasksdnn.network import Array
 
+#: Panels are allocated in multiples of this many samples, so that a vector loop seldom has a remainder.
+LANES = 16
+#: Bytes of a panel's row that the kernels take at once at the most: three vectors of 64 bytes.
+STRIP_BYTES = 192
+#: A cache line: vectors that straddle two of them take twice as long to load.
+LINE = 64
+
+
+def new_panel(neurons: int, width: int, dtype: Any) -> Array:
+    """An uninitialised panel of shape (neurons, width), aligned to a cache line."""
+    size = neurons * width * np.dtype(dtype).itemsize
+    held = np.empty(size + LINE, np.uint8)
+    start = -held.ctypes.data % LINE
+    panel: Array = held[start : start + size].view(dtype).reshape(neurons, width)
+    return panel
+
+
+def widened(panel: Array) -> Array:
+    """A copy of a narrow panel, of `LANES` columns, zero where the panel ends."""
+    wide = new_panel(panel.shape[0], LANES, panel.dtype)
+    wide[:, : panel.shape[1]] = panel
+    wide[:, panel.shape[1] :] = 0
+    return wide
+
 
 @compiled
 def fill_dense(panel, rows):  # type: ignore[no-untyped-def]

@@ -1,0 +1,164 @@
+"""Consecutive layers without an exchange, computed by one call: their arrays lie end to end, as one allocation each.
+
+    indptr   [ layer 0 | layer 1 | ... ]      each from 0          x --layer 0--> spare --layer 1--> x --> ...
+    indices  [ layer 0 | layer 1 | ... ]
+    data, bias, supernodes likewise;  spans[k] says where layer k begins in each
+
+On narrow panels a layer takes microseconds: no more than a call of its own would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasksdnn import host
+from dasksdnn.kernels.activations import beyond_bounds, bounds
+from dasksdnn.kernels.block import Block, find_supernodes
+from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.panels import LANES, STRIP_BYTES, new_panel
+from dasksdnn.kernels.spmm import product
+from dasksdnn.kernels.vectors import lanes
+from dasksdnn.network import Activation, Array
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Layers that follow one another.
+
+    Attributes
+    ----------
+    indptr, indices, data, bias, supernodes : arrays
+        Of all layers, end to end (see `Block`).
+    spans : int64 array of shape (layers + 1, 4)
+        Where each layer begins in `indptr`, in `indices` and `data`, in `bias`, and in `supernodes`.
+    activations : tuple of Activation
+    inputs : int
+        Entries of the first layer's input panel.
+    """
+
+    indptr: Array
+    indices: Array
+    data: Array
+    bias: Array
+    supernodes: Array
+    spans: Array
+    activations: tuple[Activation, ...]
+    inputs: int
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Entries of the input panel, and rows of each layer."""
+        return (self.inputs, *np.diff(self.spans[:, 2]).tolist())
+
+    def nonzeros(self, first: int, last: int) -> int:
+        """Stored weights of layers `first` to `last`."""
+        return int(self.spans[last, 1] - self.spans[first, 1])
+
+    def block(self, k: int) -> Block:
+        """The pattern of layer `k`: views of the chain's arrays."""
+        indptr, entries, _, supernodes = (slice(a, b) for a, b in self.spans[k : k + 2].T.tolist())
+        return Block(self.indptr[indptr], self.indices[entries], self.supernodes[supernodes], self.widths[k])
+
+    def values(self, k: int) -> tuple[Array, Array]:
+        """Data and bias of layer `k`: views of the chain's arrays."""
+        (e, r), (f, s) = self.spans[k : k + 2, 1:3].tolist()
+        return self.data[e:f], self.bias[r:s]
+
+
+def empty_chain(
+    rows: Sequence[int],
+    nonzeros: Sequence[int],
+    inputs: int,
+    activations: Sequence[Activation],
+    dtype: np.dtype[Any],
+    positions: np.dtype[Any],
+) -> Chain:
+    """A chain of given sizes whose arrays are to be filled; `with_supernodes` completes it.
+
+    Parameters
+    ----------
+    rows, nonzeros : sequences of int
+        Of each layer.
+    inputs : int
+    activations : sequence of Activation
+    dtype, positions : numpy dtypes
+        Of the values, and of `indices`.
+    """
+    spans: Array = np.zeros((len(rows) + 1, 4), np.int64)
+    spans[1:] = np.cumsum(np.stack([np.add(rows, 1), nonzeros, rows, np.zeros(len(rows), np.int64)], axis=1), axis=0)
+    sizes = spans[-1].tolist()
+    return Chain(
+        np.zeros(sizes[0], np.int64),
+        np.empty(sizes[1], positions),
+        np.empty(sizes[1], dtype),
+        np.empty(sizes[2], dtype),
+        np.empty(0, np.int64),
+        spans,
+        tuple(activations),
+        inputs,
+    )
+
+
+def with_supernodes(chain: Chain) -> Chain:
+    """The same chain, filled by now, and its supernodes found."""
+    found = [find_supernodes(block.indptr, block.indices) for block in map(chain.block, range(len(chain)))]
+    spans = chain.spans.copy()
+    spans[1:, 3] = np.cumsum([f.size for f in found])
+    arrays = (chain.indptr, chain.indices, chain.data, chain.bias, np.concatenate(found))
+    return Chain(*arrays, spans, chain.activations, chain.inputs)
+
+
+def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, samples: int) -> tuple[Array, Array]:
+    """Run the first `samples` columns of `x` through layers `first` to `last`.
+
+    Parameters
+    ----------
+    chain : Chain
+    first, last : int
+    x, spare : arrays of shape (widest layer, width)
+        Panels in C order, of a width that is a multiple of `LANES`; both are overwritten.
+    samples : int
+        At most their width; columns up to the next multiple of `LANES` are computed too.
+
+    Returns
+    -------
+    (result, spare) : the two panels, in the order in which they now are.
+    """
+    if not (x.flags.c_contiguous and spare.flags.c_contiguous) or x.shape[1] % LANES:
+        raise ValueError(f"panels must be in C order, and a multiple of {LANES} samples wide")
+    width = -(-samples // LANES) * LANES
+    chosen = chain.activations[first:last]
+    codes = np.array([beyond_bounds(f) for f in chosen], np.int64)
+    numbers = np.array([(*bounds(f), f.parameter) for f in chosen], chain.data.dtype).reshape(-1, 3)
+    ahead = max(chain.widths[first:last], default=0) * min(width * x.itemsize, STRIP_BYTES) > host.cache_bytes()
+    arrays = (chain.indptr, chain.indices, chain.data, chain.bias, chain.supernodes)
+    _run(*arrays, chain.spans[first : last + 1], codes, numbers, x, spare, width, ahead, lanes(x.itemsize))
+    return (x, spare) if (last - first) % 2 == 0 else (spare, x)
+
+
+@compiled(fastmath={"contract"})
+def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, width, ahead, vector):  # type: ignore[no-untyped-def]
+    for k in range(codes.size):
+        p, e, r, g = spans[k]
+        p1, e1, r1, g1 = spans[k + 1]
+        product(
+            indptr[p:p1], indices[e:e1], None, supernodes[g:g1], 0, g1 - g - 1, data[e:e1], bias[r:r1],
+            numbers[k, 0], numbers[k, 1], codes[k], numbers[k, 2], None, x, y, width, ahead, vector,
+        )  # fmt: skip
+        x, y = y, x
+
+
+def warm_up_chain(dtype: np.dtype[Any], positions: np.dtype[Any]) -> None:
+    """Compile (or load from the cache) the kernel for one dtype of weights and one of positions."""
+    chain = with_supernodes(empty_chain([1], [0], 1, [Activation("relu")], dtype, positions))
+    chain.bias[:] = 0
+    x, y = new_panel(1, LANES, dtype), new_panel(1, LANES, dtype)
+    x[...] = 0
+    run_chain(chain, 0, 1, x, y, 1)
