@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from dasksdnn.kernels.compiling import compiled
 from dasksdnn.network import Array
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_compile
+@compiled
 def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
     """Copy `rows` (samples, neurons) transposed into the first columns of `panel` (neurons, width)."""
     for j in range(rows.shape[1]):
@@ -24,7 +22,7 @@ def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
             panel[j, s] = rows[s, j]
 
 
-@_compile
+@compiled
 def fill_csr(panel, neurons, indptr, indices, data, first, last):  # type: ignore[no-untyped-def]
     """Scatter CSR samples `first` to `last` into the first `neurons` rows of `panel`; duplicates add up."""
     for j in range(neurons):
@@ -35,7 +33,7 @@ def fill_csr(panel, neurons, indptr, indices, data, first, last):  # type: ignor
             panel[indices[e], s - first] += data[e]
 
 
-@_compile
+@compiled
 def alive(panel, neurons, samples, flags):  # type: ignore[no-untyped-def]
     """Set `flags[s]` where column s of the first `neurons` rows has a non-zero (a NaN counts as one)."""
     for s in range(samples):
@@ -46,7 +44,7 @@ def alive(panel, neurons, samples, flags):  # type: ignore[no-untyped-def]
             flags[s] |= row[s] != 0
 
 
-@_compile
+@compiled
 def move_columns(source, columns, target, at, neurons):  # type: ignore[no-untyped-def]
     """Copy the named columns of `source` into columns `at`, `at` + 1, ... of `target`."""
     for j in range(neurons):
@@ -54,7 +52,7 @@ def move_columns(source, columns, target, at, neurons):  # type: ignore[no-untyp
             target[j, at + c] = source[j, columns[c]]
 
 
-@_compile
+@compiled
 def extract_rows(panel, columns, order, rows):  # type: ignore[no-untyped-def]
     """Write columns of a panel as rows of samples: rows[c, order[i]] = panel[i, columns[c]]."""
     for i in range(order.size):
@@ -62,7 +60,7 @@ def extract_rows(panel, columns, order, rows):  # type: ignore[no-untyped-def]
             rows[c, order[i]] = panel[i, columns[c]]
 
 
-@_compile
+@compiled
 def remap(positions, table, out):  # type: ignore[no-untyped-def]
     """Write table[positions] into `out`; False where a position is beyond the table."""
     limit = table.size

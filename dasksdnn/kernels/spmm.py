@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from dasksdnn.kernels.compiling import compiled
 from dasksdnn.kernels.microkernel import lanes, multiply
 from dasksdnn.network import ACTIVATIONS, Activation, Array
 
@@ -25,7 +25,7 @@ _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 _LEAKY, _SIGMOID, _TANH = (_CODES[name] for name in ("leaky_relu", "sigmoid", "tanh"))
 
 # "contract" lets a product and a sum become one FMA, the same in every loop; nothing is reassociated.
-_compile = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+_compiled = compiled(fastmath={"contract"})
 
 
 def spmm(
@@ -69,7 +69,7 @@ def spmm(
         _transform(y, indptr.size - 1, width, code, value(activation.parameter))
 
 
-@_compile
+@_compiled
 def _spmm(indptr, indices, data, supernodes, bias, low, high, x, y, width, vector):  # type: ignore[no-untyped-def]
     """Strips of samples one after the other, so that a strip of `x` stays in the cache for all rows."""
     lanes = len(vector)
@@ -93,7 +93,7 @@ def _spmm(indptr, indices, data, supernodes, bias, low, high, x, y, width, vecto
         s += 1
 
 
-@_compile
+@_compiled
 def _strip(indptr, indices, data, supernodes, bias, low, high, x, y, s, vector, vectors):  # type: ignore[no-untyped-def]
     """All rows for as many samples as `vectors` vectors have, four, two or one of a supernode at a time."""
     for g in range(supernodes.size - 1):
@@ -111,7 +111,7 @@ def _strip(indptr, indices, data, supernodes, bias, low, high, x, y, s, vector, 
             i += 1
 
 
-@_compile
+@_compiled
 def _strip_of_rows(indptr, indices, data, bias, low, high, x, y, s, vector):  # type: ignore[no-untyped-def]
     """All rows, one at a time, for eight vectors of samples."""
     for i in range(indptr.size - 1):
@@ -120,7 +120,7 @@ def _strip_of_rows(indptr, indices, data, bias, low, high, x, y, s, vector):  # 
         multiply(1, (0, 0, 0, 0, 0, 0, 0, 0), vector, data, e, n, indices, e, bias, low, high, x, y, i, s)
 
 
-@_compile
+@_compiled
 def _transform(y, rows, width, code, parameter):  # type: ignore[no-untyped-def]
     """Activations that are more than bounds, on what is in the cache still."""
     for i in range(rows):
@@ -137,7 +137,7 @@ def _transform(y, rows, width, code, parameter):  # type: ignore[no-untyped-def]
                 out[s] = math.tanh(out[s])
 
 
-@_compile
+@_compiled
 def _same_columns(indptr, indices, ends):  # type: ignore[no-untyped-def]
     """Mark in `ends` the rows whose columns are not those of the row before."""
     for i in range(1, indptr.size - 1):
