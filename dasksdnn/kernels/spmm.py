@@ -10,11 +10,12 @@ together (supernodes) are computed together, so that what is loaded of `x` is us
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.microkernel import lanes, multiply
 from dasksdnn.network import ACTIVATIONS, Activation, Array
 
@@ -170,10 +171,12 @@ def find_supernodes(indptr: Array, indices: Array) -> Array:
     return np.flatnonzero(ends)
 
 
-def warm_up(dtype: np.dtype[Any], positions: np.dtype[Any]) -> None:
-    """Compile (or load from the cache) the kernel for one dtype of weights and one of positions."""
-    empty = np.zeros((1, LANES), dtype)
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
+    panel, bias = np.zeros((1, LANES), dtype), np.zeros(1, dtype)
     indptr, indices, data = np.zeros(2, np.int64), np.zeros(0, positions), np.zeros(0, dtype)
-    supernodes = find_supernodes(indptr, indices)
-    for name in ("relu", "sigmoid"):
-        spmm(indptr, indices, data, supernodes, np.zeros(1, dtype), Activation(name), empty, empty.copy(), 1)
+    block = (indptr, indices, data, np.arange(2), bias)
+    return [
+        partial(find_supernodes, indptr, indices),
+        *(partial(spmm, *block, Activation(name), panel, panel.copy(), 1) for name in ("relu", "sigmoid")),
+    ]
