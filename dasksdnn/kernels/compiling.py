@@ -23,12 +23,16 @@ from functools import cache
 from typing import Any
 
 import numba
-from numba.core.compiler import CompileResult
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.serialize import dumps
 
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels import keeping
+
+try:  # these, and what `_is_as_known` lists, are Numba's inside
+    from numba.core.compiler import CompileResult
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.serialize import dumps
+except ImportError:
+    CompileResult = global_compiler_lock = dumps = None
 
 #: Seconds to wait, at most, for another process that compiles; then this one compiles too, which is slower but right.
 PATIENCE = 60.0
@@ -187,9 +191,11 @@ class _Kept:
     def __init__(self, function: Any) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         code = function.__code__
-        self._identity = (function.__module__, function.__qualname__, code.co_firstlineno, code.co_code, code.co_consts)
+        # Files are read here, at import: later, they may be those of an upgrade.
+        content = keeping.content(code.co_filename) if keeping.digest() else None
+        self._identity = (function.__module__, function.__qualname__, code.co_firstlineno, code.co_code, content)
         # What a closure holds is in the code too, and nothing tells when it is something else.
-        self._enabled = function.__closure__ is None
+        self._enabled = content is not None and function.__closure__ is None
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The kernel for a signature, or None: then Numba compiles it."""

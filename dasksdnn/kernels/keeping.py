@@ -48,13 +48,19 @@ def digest() -> str | None:
 
     options = [getattr(numba.config, name, None) for name in ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")]
     versions = [dasksdnn.__version__, numba.__version__, llvmlite.__version__, np.__version__, sys.version]
-    total = hashlib.sha256(repr((versions, options)).encode())
-    try:
-        for path in sources():
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    except OSError:  # an installation without sources
+    contents = [content(str(path)) for path in sources()]
+    if None in contents or len(contents) < 2:
         return None
-    return total.hexdigest()[:16]
+    return hashlib.sha256(repr((contents, versions, options)).encode()).hexdigest()[:16]
+
+
+@cache
+def content(path: str) -> str | None:
+    """A digest of a file; None where it cannot be read, as in an installation without sources."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def folder() -> Path | None:
