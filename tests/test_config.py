@@ -12,8 +12,8 @@ from dasksdnn import config
 
 
 def test_defaults():
-    assert {name: config.get(name) for name in ("memory", "threads", "data-root")} == dict.fromkeys(
-        ("memory", "threads", "data-root")
+    assert {name: config.get(name) for name in ("memory", "threads", "data-root", "cache")} == dict.fromkeys(
+        ("memory", "threads", "data-root", "cache")
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -64,10 +66,21 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; exits with status 1 where outputs differ, 2 on an error, 128 + the signal where stopped."""
     _never_fail_to_print()
-    with stoppable():
+    with stoppable(), _log_apart():
         status = _run(arguments)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def _log_apart() -> Iterator[None]:
+    """Keep the log off stderr, which has the progress and one line for an error: it is for those who collect it."""
+    log, nowhere = logging.getLogger("dasksdnn"), logging.NullHandler()
+    log.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        log.removeHandler(nowhere)
 
 
 def _run(arguments: list[str] | None) -> int:

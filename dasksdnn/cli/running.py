@@ -32,7 +32,8 @@ def plan(store: Path, samples: int, memory: str | None, threads: int | None, jso
     """
     from dasksdnn.engines.inference import plan as choose
 
-    chosen = choose(store, samples, memory=memory, threads=threads)
+    with progress() as listener:
+        chosen = choose(store, samples, memory=memory, threads=threads, listener=listener)
     candidates = [
         {
             "strategy": c.strategy,

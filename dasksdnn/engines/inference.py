@@ -17,9 +17,8 @@ from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
-from dasksdnn.kernels.block import warm_up_block
-from dasksdnn.kernels.chain import warm_up_chain
-from dasksdnn.kernels.panels import warm_up_panels
+from dasksdnn.kernels import block, chain, panels
+from dasksdnn.kernels.compiling import warm_up
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.plan.schedule import Plan, plan_inference
@@ -75,7 +74,12 @@ class Result:
 
 
 def plan(
-    store: Store | str | Path, samples: Any, *, memory: str | int | None = None, threads: int | None = None
+    store: Store | str | Path,
+    samples: Any,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    listener: Listener = ignore,
 ) -> Plan:
     """Choose how to run inference, without running it.
 
@@ -88,6 +92,8 @@ def plan(
         Budget of the process at its peak ("512MiB"); by default 80% of what is available now.
     threads : int, optional
         By default all processors that the process may use.
+    listener : callable
+        Told where kernels have to be compiled first.
 
     Returns
     -------
@@ -113,8 +119,8 @@ def plan(
     if isinstance(samples, int | np.integer):
         if samples < 0:
             raise InputError(f"samples is {samples}: it must not be negative")
-        return _plan(opened, _Nothing(int(samples), opened.widths[0]), CategorySink(), memory, threads)
-    return _plan(opened, as_dataset(samples), CategorySink(), memory, threads)
+        return _plan(opened, _Nothing(int(samples), opened.widths[0]), CategorySink(), memory, threads, listener)
+    return _plan(opened, as_dataset(samples), CategorySink(), memory, threads, listener)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +135,15 @@ class _Nothing:
         return samples * self.features * 4
 
 
-def _plan(store: Store, dataset: Any, sink: Any, memory: str | int | None, threads: int | None) -> Plan:
+def _plan(
+    store: Store, dataset: Any, sink: Any, memory: str | int | None, threads: int | None, listener: Listener
+) -> Plan:
     count = check_threads(threads)
+    named = host.parse_bytes(memory if memory is not None else config.get("memory"))
     sizes = sizes_of(store)
-    prepare(store)
+    prepare(store, listener)
     rows = max(1, min(int(dataset.block), BLOCK_BYTES // (store.widths[0] * store.dtype.itemsize)))
     reserved = host.resident()
-    named = host.parse_bytes(memory if memory is not None else config.get("memory"))
     budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
     return plan_inference(
         sizes,
@@ -160,12 +168,11 @@ def check_threads(threads: int | None) -> int:
     return int(threads)
 
 
-def prepare(store: Store) -> None:
+def prepare(store: Store, listener: Listener = ignore) -> None:
     """Compile, or load from the cache, what a store needs, so that its memory and time are not part of the run."""
     positions = positions_dtype(store)
-    warm_up_block(positions)
-    warm_up_chain(store.dtype, positions)
-    warm_up_panels(store.dtype)
+    calls = [*chain.warm_up_calls(store.dtype, positions), *panels.warm_up_calls(store.dtype)]
+    warm_up([*block.warm_up_calls(positions), *calls], listener)
 
 
 def infer(
@@ -199,7 +206,7 @@ def infer(
     batch : int, optional
         Samples of a chunk of the lazy result; by default chosen from the width of the outputs.
     listener : callable
-        Told of progress on the streaming path.
+        Told of progress: of the run on the streaming path, of kernels that have to be compiled first on both.
 
     Returns
     -------
@@ -229,7 +236,7 @@ def infer(
     if out is None:
         from dasksdnn.engines.lazy import lazy_infer
 
-        return lazy_infer(opened, x, dataset, memory=memory, threads=threads, batch=batch)
+        return lazy_infer(opened, x, dataset, memory=memory, threads=threads, batch=batch, listener=listener)
     return stream(opened, dataset, out=out, overwrite=overwrite, memory=memory, threads=threads, listener=listener)
 
 
@@ -318,7 +325,7 @@ def _stream(
     nested = local.computing()  # the dataset of the run that holds the lock: it waits for us
     with nullcontext() if nested else _running:
         threads = 1 if nested else threads
-        chosen = _plan(store, dataset, sink, memory, threads)
+        chosen = _plan(store, dataset, sink, memory, threads, listener)
         report, seconds = _timed(store, dataset, sink, chosen.settings, listener)
     return Result(
         int(dataset.samples), store.edges, seconds, found.categories, chosen, report.edges, host.peak_resident()

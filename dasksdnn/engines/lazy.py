@@ -14,11 +14,14 @@ import scipy.sparse
 from dasksdnn.engines import inference
 from dasksdnn.engines.sinks import CHUNK_BYTES
 from dasksdnn.errors import StoreError
+from dasksdnn.events import Listener
 from dasksdnn.network import Array
 from dasksdnn.store.reader import Store, open_store
 
 
-def lazy_infer(store: Store, x: Any, dataset: Any, *, memory: Any, threads: int | None, batch: int | None) -> Any:
+def lazy_infer(
+    store: Store, x: Any, dataset: Any, *, memory: Any, threads: int | None, batch: int | None, listener: Listener
+) -> Any:
     """See `infer`. `x` is what the user gave, `dataset` the same as a Dataset."""
     import dask.array as da
 
@@ -33,7 +36,8 @@ def lazy_infer(store: Store, x: Any, dataset: Any, *, memory: Any, threads: int 
     if batch:
         samples = samples.rechunk({0: batch})
     # A plan for one batch refuses a budget that cannot work now, not when the array is computed.
-    inference.plan(store, max(samples.chunks[0], default=0), memory=memory, threads=threads)
+    widest = max(samples.chunks[0], default=0)
+    inference.plan(store, widest, memory=memory, threads=threads, listener=listener)
     return da.map_blocks(
         _infer_chunk,
         samples,

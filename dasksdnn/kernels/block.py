@@ -9,10 +9,12 @@ Values stand once, in the order of the rows: the product backward reads them thr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.network import Array
 
 
@@ -145,6 +147,6 @@ def _transpose(indptr, indices, back, which, order):  # type: ignore[no-untyped-
             reached[indices[e]] = at + 1
 
 
-def warm_up_block(positions: np.dtype[np.generic]) -> None:
-    """Compile (or load from the cache) what makes a block, for one dtype of positions."""
-    make_block(np.zeros(2, np.int64), np.zeros(0, positions), 1, transpose=True)
+def warm_up_calls(positions: np.dtype[Any], *, transpose: bool = False) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that make a block, for one dtype of positions."""
+    return [partial(make_block, np.zeros(2, np.int64), np.zeros(0, positions), 1, transpose=transpose)]

@@ -18,7 +18,7 @@ import numpy as np
 from dasksdnn import host
 from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.block import Block, find_supernodes
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.panels import LANES, STRIP_BYTES, new_panel
 from dasksdnn.kernels.spmm import product
 from dasksdnn.kernels.vectors import lanes
@@ -155,10 +155,10 @@ def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, w
         x, y = y, x
 
 
-def warm_up_chain(dtype: np.dtype[Any], positions: np.dtype[Any]) -> None:
-    """Compile (or load from the cache) the kernel for one dtype of weights and one of positions."""
-    chain = with_supernodes(empty_chain([1], [0], 1, [Activation("relu")], dtype, positions))
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
+    chain = empty_chain([1], [0], 1, [Activation("relu")], dtype, positions)
     chain.bias[:] = 0
     x, y = new_panel(1, LANES, dtype), new_panel(1, LANES, dtype)
     x[...] = 0
-    run_chain(chain, 0, 1, x, y, 1)
+    return [lambda: run_chain(with_supernodes(chain), 0, 1, x, y, 1)]

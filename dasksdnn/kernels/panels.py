@@ -6,11 +6,12 @@ its whole column is zero.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.network import Array
 
 #: Panels are allocated in multiples of this many samples, so that a vector loop seldom has a remainder.
@@ -104,17 +105,15 @@ def alive_columns(panel: Array, neurons: int, samples: int) -> Array:
     return flags
 
 
-def warm_up_panels(dtype: np.dtype[Any]) -> None:
-    """Compile (or load from the cache) everything here for one dtype of values."""
-    panel, flags = np.zeros((1, 16), dtype), np.empty(1, np.int64)
-    columns, order, rows = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1), dtype)
-    fill_dense(panel, rows)
-    fill_csr(panel, 1, np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros(0, dtype), 0, 1)
-    fill_csr(panel, 1, np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, dtype), 0, 1)
-    alive_columns(panel, 1, flags.size)
-    move_columns(panel, columns, panel, 0, 1)
-    extract_rows(panel, columns, order, rows)
-    table = np.zeros(1, np.uint32)
-    for narrow in (np.uint16, np.uint32):
-        for wide in (np.uint16, np.uint32):
-            remap(np.zeros(0, narrow), table, np.zeros(0, wide))
+def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of values."""
+    panel, rows, first = np.zeros((1, 16), dtype), np.zeros((1, 1), dtype), np.zeros(1, np.int64)
+    table, sizes = np.zeros(1, np.uint32), (np.uint16, np.uint32)
+    return [
+        partial(fill_dense, panel, rows),
+        *(partial(fill_csr, panel, 1, np.zeros(2, i), np.zeros(0, i), rows[0, :0], 0, 1) for i in (np.int32, np.int64)),
+        partial(alive_columns, panel, 1, 1),
+        partial(move_columns, panel, first, panel, 0, 1),
+        partial(extract_rows, panel, first, first, rows),
+        *(partial(remap, np.zeros(0, narrow), table, np.zeros(0, wide)) for narrow in sizes for wide in sizes),
+    ]

@@ -9,12 +9,13 @@ the weights at once. A row's gradient depends on nothing else, so threads share 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.dotkernel import BLOCK_BYTES, dots
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.update import SGD, Rule, apply, prepared
@@ -223,10 +224,12 @@ def _row_sums(delta, samples, out, accumulate, vector):  # type: ignore[no-untyp
         out[i] = out[i] + total if accumulate else total
 
 
-def warm_up_sddmm(dtype: np.dtype[Any], positions: np.dtype[Any]) -> None:
-    """Compile (or load from the cache) gradients and updates for one dtype of weights and one of positions."""
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
     panel = new_panel(1, LANES, dtype)
     panel[...] = 0
     block = make_block(np.zeros(2, np.int64), np.zeros(0, positions), 1)
-    sddmm_update(block, panel, panel, 1, SGD(0.0), 1, np.zeros(0, dtype))
-    row_sums(panel, 1, np.zeros(1, dtype))
+    return [
+        partial(sddmm_update, block, panel, panel, 1, SGD(0.0), 1, np.zeros(0, dtype)),
+        partial(row_sums, panel, 1, np.zeros(1, dtype)),
+    ]

@@ -10,6 +10,7 @@ and stand together (supernodes) are computed together, so that what is loaded is
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from dasksdnn import host
 from dasksdnn.kernels.activations import beyond_bounds, bounds, derive, slopes, transform
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.microkernel import multiply, prefetch
 from dasksdnn.kernels.panels import LANES, STRIP_BYTES, new_panel, widened
 from dasksdnn.kernels.vectors import lanes
@@ -312,12 +313,14 @@ def split_rows(block: Block, count: int, *, transposed: bool = False) -> list[tu
     return list(pairwise(edges))
 
 
-def warm_up(dtype: np.dtype[Any], positions: np.dtype[Any], *, backward: bool = False) -> None:
-    """Compile (or load from the cache) the kernel for one dtype of weights and one of positions."""
-    panel = new_panel(1, LANES, dtype)
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any], *, backward: bool = False) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
+    panel, out = new_panel(1, LANES, dtype), new_panel(1, LANES, dtype)
     panel[...] = 0
     block = make_block(np.zeros(2, np.int64), np.zeros(0, positions), 1, transpose=backward)
-    data, bias = np.zeros(0, dtype), np.zeros(1, dtype)
-    spmm(block, data, bias, Activation("relu"), panel, panel.copy(), 1)
+    data, relu = np.zeros(0, dtype), Activation("relu")
+    calls: list[Call] = [partial(spmm, block, data, np.zeros(1, dtype), relu, panel, out, 1)]
     if backward:
-        spmm_transposed(block, data, panel, panel.copy(), 1)
+        calls.append(partial(spmm_transposed, block, data, panel, out, 1))
+        calls.append(partial(spmm_transposed, block, data, panel, out, 1, activation=relu, y=panel))
+    return calls

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.network import Array
 
 
@@ -142,7 +143,6 @@ def apply(code, numbers, values, first, second, at, gradient, count):  # type: i
             w[e] += decoupled * w[e] - lr * m[e] / (np.sqrt(v[e]) * scale + eps)
 
 
-def warm_up_update(dtype: np.dtype[Any]) -> None:
-    """Compile (or load from the cache) the rules for one dtype."""
-    one = np.zeros(1, dtype)
-    update(SGD(0.0), 1, one, (), one.copy())
+def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype."""
+    return [partial(update, SGD(0.0), 1, np.zeros(1, dtype), (), np.zeros(1, dtype))]

@@ -285,3 +285,37 @@ def test_no_permission(closed, store, npy, spawn, snapshot):
         assert "permission" in said
     (closed / "secret.zarr").chmod(0o755)
     assert snapshot() == before
+
+
+def told(said):
+    """Lines on stderr that are no progress of a compilation, which a slow machine may show."""
+    return [line for line in said.splitlines() if not line.startswith("compile: ")]
+
+
+def test_bad_input_before_kernels_are_kept(store, npy, spawn, tmp_path):
+    """One line, as ever; and what can be refused at once is refused before anything is compiled."""
+    commands = [["--threads", 0], ["--memory", "much"], ["--memory", "1MiB"]]
+    folders = [tmp_path / f"cache{k}" for k in range(len(commands))]
+    started = [
+        spawn("infer", store, "--input", npy, *command, env_extra={"DASK_DASKSDNN__CACHE": str(folder)})
+        for command, folder in zip(commands, folders, strict=True)
+    ]
+    for process in started:
+        printed, said = process.communicate(timeout=120)
+        assert (process.returncode, printed, len(told(said))) == (2, "", 1), said
+        assert told(said)[0].startswith("dasksdnn: ")
+    assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def test_compilation_is_shown_once(store, npy, spawn, monkeypatch, tmp_path):
+    """A bar on a terminal, where kernels are compiled; nothing where they are kept."""
+    command = ["infer", store, "--input", npy]
+    monkeypatch.setenv("DASK_DASKSDNN__CACHE", str(tmp_path / "cache"))
+    for kept in (False, True):
+        shown, status = on_a_terminal(spawn, *command)
+        assert status == 0
+        assert ("compile" in shown) != kept
+        assert "compiling" not in shown
+    printed, said = spawn(*command).communicate(timeout=60)
+    assert "samples" in printed
+    assert said == ""
