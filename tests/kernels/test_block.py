@@ -1,0 +1,33 @@
+"""Blocks: supernodes are found, and the transposed index leads to every value."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import BLOCKS, POSITIONS, block_of, random_block
+
+from dasksdnn.kernels.block import find_supernodes
+
+
+def test_supernodes():
+    rows = [[1, 3], [1, 3], [1, 3], [2, 3], [], [], [1], [1, 3]]
+    indptr = np.cumsum([0, *map(len, rows)])
+    found = find_supernodes(indptr, np.array([j for row in rows for j in row], np.uint16))
+    assert found.tolist() == [0, 3, 4, 6, 7, 8]
+    assert find_supernodes(np.zeros(1, np.int64), np.zeros(0, np.uint16)).tolist() == [0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(made=BLOCKS, positions=st.sampled_from(POSITIONS))
+def test_the_transposed_index_is_the_transpose(made, positions):
+    weights, _ = random_block(**made)
+    block = block_of(weights, positions, transpose=True)
+    right = weights.T.tocsr()
+    right.sort_indices()
+    back = block.transpose
+    np.testing.assert_array_equal(back.indptr, right.indptr)
+    np.testing.assert_array_equal(back.indices, right.indices)
+    np.testing.assert_array_equal(weights.data[back.order], right.data)
+    np.testing.assert_array_equal(back.supernodes, find_supernodes(back.indptr, back.indices))
+    assert (block.rows, block.inputs, block.nonzeros) == (*weights.shape, weights.nnz)

@@ -1,0 +1,214 @@
+"""The products forward and backward equal the reference, and give the same bits however they are cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_cases import BLOCKS, POSITIONS, TIGHT, bits, block_of, random_block, random_panel
+from networks import ACTIVATIONS
+
+from dasksdnn.errors import InputError
+from dasksdnn.kernels import reference
+from dasksdnn.kernels.panels import new_panel
+from dasksdnn.kernels.spmm import spmm, spmm_transposed, split_rows
+from dasksdnn.network import Activation, Layer
+
+
+def derivative(f, y):
+    """f'(z) from y = f(z), in plain NumPy."""
+    p = f.parameter
+    return {
+        "identity": np.ones_like(y),
+        "relu": (y > 0).astype(y.dtype),
+        "clip": ((y > 0) & (y < p)).astype(y.dtype),
+        "leaky_relu": np.where(y > 0, 1, p),
+        "sigmoid": y * (1 - y),
+        "tanh": 1 - y * y,
+    }[f.name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    made=BLOCKS,
+    width=st.integers(1, 150),
+    activation=st.sampled_from(ACTIVATIONS),
+    dtype=st.sampled_from(["float32", "float64"]),
+    positions=st.sampled_from(POSITIONS),
+)
+def test_forward_equals_the_reference(made, width, activation, dtype, positions):
+    weights, bias = random_block(**made, dtype=dtype)
+    f, x = Activation.parse(activation), random_panel(made["seed"], weights.shape[1], width, dtype)
+    y = np.full((weights.shape[0] + 1, width), 7, dtype)  # not aligned: only slower
+    spmm(block_of(weights, positions), weights.data, bias, f, x, y, width)
+    np.testing.assert_allclose(y[:-1], reference.forward_layer(Layer(weights, bias, f), x), **TIGHT[dtype])
+    assert (y[-1] == 7).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    made=BLOCKS,
+    width=st.integers(1, 150),
+    activation=st.sampled_from([*ACTIVATIONS, None]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    positions=st.sampled_from(POSITIONS),
+)
+def test_backward_equals_the_reference(made, width, activation, dtype, positions):
+    weights, _ = random_block(**made, dtype=dtype)
+    seed, (rows, columns) = made["seed"], weights.shape
+    delta, out = random_panel(seed, rows, width, dtype), np.full((columns + 1, width), 7, dtype)
+    f = Activation.parse(activation) if activation else None
+    y = reference.activate(random_panel(seed + 1, columns, width, dtype), f) if f else None
+    spmm_transposed(block_of(weights, positions, transpose=True), weights.data, delta, out, width, activation=f, y=y)
+    right = weights.T @ delta * (derivative(f, y) if f else 1)
+    np.testing.assert_allclose(out[:-1], right, **TIGHT[dtype])
+    assert (out[-1] == 7).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(made=BLOCKS, width=st.integers(1, 100), first=st.integers(0, 60), activation=st.sampled_from(ACTIVATIONS))
+def test_a_sample_gives_the_same_bits_at_every_width(made, width, first, activation):
+    weights, bias = random_block(**made)
+    f, x = Activation.parse(activation), random_panel(made["seed"], weights.shape[1], 160)
+    whole, part = (new_panel(weights.shape[0], n, "float32") for n in (160, width))
+    block = block_of(weights)
+    spmm(block, weights.data, bias, f, x, whole, 160)
+    spmm(block, weights.data, bias, f, np.ascontiguousarray(x[:, first : first + width]), part, width)
+    np.testing.assert_array_equal(bits(part), bits(whole)[:, first : first + width])
+
+
+@settings(max_examples=40, deadline=None)
+@given(made=BLOCKS, count=st.integers(1, 7), backward=st.booleans())
+def test_parts_of_the_rows_make_up_the_whole(made, count, backward):
+    weights, bias = random_block(**made)
+    block, f = block_of(weights, transpose=True), Activation("relu")
+    rows, inputs = weights.shape[::-1] if backward else weights.shape
+    x = random_panel(made["seed"], inputs, 40)
+    whole, cut = np.zeros((rows, 40), np.float32), np.zeros((rows, 40), np.float32)
+
+    def run(out, part=None):
+        if backward:
+            spmm_transposed(block, weights.data, x, out, 40, part=part)
+        else:
+            spmm(block, weights.data, bias, f, x, out, 40, part=part)
+
+    run(whole)
+    parts = split_rows(block, count, transposed=backward)
+    supernodes = block.transpose.supernodes if backward else block.supernodes
+    assert [a for first, last in parts for a in range(first, last)] == list(range(supernodes.size - 1))
+    assert len(parts) <= count
+    for part in parts:
+        run(cut, part)
+    np.testing.assert_array_equal(bits(cut), bits(whole))
+
+
+def test_parts_carry_equal_work():
+    weights = scipy.sparse.csr_array(np.tri(200, dtype=np.float32))
+    block = block_of(weights)
+    work = [block.indptr[block.supernodes[b]] - block.indptr[block.supernodes[a]] for a, b in split_rows(block, 4)]
+    assert max(work) < 1.1 * sum(work) / 4
+
+
+def test_only_the_samples_asked_for_are_needed():
+    weights, bias = random_block(1, 10, 20, 0.5)
+    x, y = np.ones((20, 64), np.float32), np.full((10, 64), 7, np.float32)
+    spmm(block_of(weights), weights.data, bias, Activation("relu"), x, y, 17)
+    assert (y[:, 32:] == 7).all()
+    assert (y[:, :17] == y[:, :1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("vector", [16, 32, 64])
+@pytest.mark.parametrize("backward", [False, True])
+def test_narrower_vectors_give_the_same_bits(vector, dtype, backward):
+    """A fused multiply-add rounds once, whatever the width of the registers."""
+    weights, bias = random_block(3, 60, 60, 0.4, 17, dtype)
+    block, f, x = block_of(weights, transpose=True), Activation("clip", 2.0), random_panel(3, 60, 177, dtype)
+    native, narrow = new_panel(60, 177, dtype), new_panel(60, 177, dtype)
+    for out, width in ((native, None), (narrow, vector)):
+        if backward:
+            spmm_transposed(block, weights.data, x, out, 177, activation=f, y=x, vector=width)
+        else:
+            spmm(block, weights.data, bias, f, x, out, 177, vector=width)
+    np.testing.assert_array_equal(bits(native), bits(narrow))
+
+
+ANOTHER_MACHINE = """
+import numpy as np
+from kernel_cases import block_of, random_block, random_panel
+from dasksdnn.kernels.sddmm import sddmm
+from dasksdnn.kernels.spmm import spmm, spmm_transposed
+from dasksdnn.kernels.spmv import spmv
+from dasksdnn.kernels.vectors import vector_bytes
+from dasksdnn.network import Activation
+
+weights, bias = random_block(3, 60, 50, 0.4, 17)
+block, x, delta = block_of(weights, transpose=True), random_panel(3, 50, 80), random_panel(4, 60, 80)
+y, back, gradient = np.empty((60, 80), "f4"), np.empty((50, 80), "f4"), np.empty(weights.nnz, "f4")
+spmm(block, weights.data, bias, Activation("tanh"), x, y, 80)
+spmm_transposed(block, weights.data, delta, back, 80)
+sddmm(block, delta, x, gradient, 80)
+one = np.empty(60, "f4")
+spmv(block, weights.data, bias, Activation("relu"), np.ascontiguousarray(x[:, 0]), one)
+print(vector_bytes(), [float(np.abs(v).sum(dtype="f8")).hex() for v in (y, back, gradient, one)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("generic", 16), ("x86-64-v2", 16), ("haswell", 32), ("skylake-avx512", 64)]
+)
+def test_code_for_other_processors(name, width, tmp_path):
+    """Numba is told to compile for another processor, in a process of its own: other registers, the same results."""
+    import platform
+
+    if platform.machine() != "x86_64":
+        pytest.skip("the processors named here are of another architecture than this machine")
+    if width == 64 and "avx512f" not in open("/proc/cpuinfo").read():
+        pytest.skip("this machine has no AVX-512")
+    here = os.pathsep.join(sys.path)
+    results = []
+    for variables in ({}, {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}):
+        settings = {**os.environ, "PYTHONPATH": here, "NUMBA_CACHE_DIR": str(tmp_path), **variables}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", ANOTHER_MACHINE],
+            env=settings,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found, sums = done.stdout.split(" ", 1)
+        results.append((int(found), [float.fromhex(v.strip(" '")) for v in sums.strip("[]\n ").split(",")]))
+    assert results[1][0] == width
+    np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-6)
+
+
+def test_what_is_not_a_number_stays_so():
+    weights, bias = scipy.sparse.csr_array(np.ones((1, 2), np.float32)), np.zeros(1, np.float32)
+    x, y = np.array([[np.inf, 1.0], [-np.inf, 1.0]], np.float32), np.empty((1, 2), np.float32)
+    for name in ("relu", "clip:2", "identity", "leaky_relu:0.1", "sigmoid", "tanh"):
+        spmm(block_of(weights), weights.data, bias, Activation.parse(name), x, y, 2)
+        assert np.isnan(y[0, 0])
+        assert y[0, 1] == pytest.approx(reference.activate(np.array([2.0]), Activation.parse(name))[0])
+
+
+def test_panels_in_another_order_are_refused():
+    weights, bias = random_block(1, 10, 20, 0.5)
+    x = np.asfortranarray(np.ones((20, 16), np.float32))
+    with pytest.raises(ValueError, match="C order"):
+        spmm(block_of(weights), weights.data, bias, Activation("relu"), x, np.ones((10, 16), np.float32), 16)
+
+
+def test_the_way_back_needs_its_index_and_a_derivative():
+    weights, _ = random_block(1, 10, 20, 0.5)
+    delta, out = np.ones((10, 16), np.float32), np.ones((20, 16), np.float32)
+    with pytest.raises(ValueError, match="transpose=True"):
+        spmm_transposed(block_of(weights), weights.data, delta, out, 16)
+    with pytest.raises(InputError, match="negative slope"):
+        f = Activation("leaky_relu", -1.0)
+        spmm_transposed(block_of(weights, transpose=True), weights.data, delta, out, 16, activation=f, y=out)
