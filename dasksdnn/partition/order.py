@@ -55,7 +55,7 @@ def neuron_order(weights: Any, rows: Array) -> Array:
 
     Notes
     -----
-    Takes about 25 bytes and 50 to 150 ns a nonzero where all rows differ.
+    Takes about 35 bytes and 100 ns a nonzero where all rows differ, a tenth of that time where sixteen each are equal.
     """
     groups = Groups.of(weights, rows)
     order = groups.order()
@@ -99,15 +99,16 @@ class Groups:
     def order(self) -> Array:
         """The groups in the order that reads best."""
         given: Array = np.arange(self.pattern.shape[0])
-        transposed = self.pattern.T.tocsr()
-        if np.count_nonzero(np.diff(transposed.indptr)) <= 1 << CACHES[0]:
+        readers = np.bincount(self.pattern.indices, minlength=self.pattern.shape[1])
+        if np.count_nonzero(readers) <= 1 << CACHES[0]:
             return given  # all that is read fits the smaller cache
-        found = _by_walk(self.pattern, transposed)
+        found = _by_walk(self.pattern[:, readers > 1])  # what one group alone reads brings it near to no other
         return found if misses(self.pattern, found) < WORTH * misses(self.pattern, given) else given
 
 
-def _by_walk(pattern: Any, transposed: Any) -> Array:
+def _by_walk(pattern: Any) -> Array:
     """Walk over the groups where few read the same, else over clusters of them."""
+    transposed = pattern.T.tocsr()
     if pairs(transposed) <= STEPS * pattern.nnz:
         return walk(pattern, transposed, WINDOW, pattern.shape[0])
     _, first, label = np.unique(cluster(pattern, transposed, CLUSTER), return_index=True, return_inverse=True)

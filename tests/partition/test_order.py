@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def test_wide_indices_give_the_same():
     assert (neuron_order(weights, rows) == neuron_order(wide, rows)).all()
 
 
+def test_memory_is_bounded():
+    for net in (sdnn.community(8192, 1), sdnn.random_network(8192, 1), sdnn.radixnet(8192, 1)):
+        weights, rows = net[0].weights, np.arange(8192)
+        neuron_order(weights, rows)
+        tracemalloc.start()
+        try:
+            neuron_order(weights, rows)
+            assert tracemalloc.get_traced_memory()[1] < 40 * weights.nnz
+        finally:
+            tracemalloc.stop()
+
+
 def test_what_fits_the_cache_keeps_its_order():
     weights = shuffled(band(2 ** module.CACHES[0], 8))
     assert (neuron_order(weights, np.arange(weights.shape[0])) == np.arange(weights.shape[0])).all()
@@ -163,13 +176,22 @@ def test_hidden_communities_are_found(how, communities):
         assert after < before - 0.95 * (before - best)
 
 
-def test_a_part_of_a_community_network():
-    weights = sdnn.community(4096, 1)[0].weights
-    rows = np.flatnonzero(np.isin(home(4096, 1, 32), (3, 9, 20, 31)))
-    found = neuron_order(weights, rows)
-    assert lru_misses(weights, found, 160) < 0.7 * lru_misses(weights, rows, 160)
-    few = rows[:20]
-    assert sorted(neuron_order(weights, few).tolist()) == few.tolist()
+def test_a_part_of_whole_communities():
+    """Most columns outside them are read once: they must not hold apart what belongs together."""
+    weights = sdnn.community(16384, 1)[0].weights
+    where = home(16384, 1, 128)
+    rows = np.flatnonzero(where % 16 == 5)
+    before, after, best = (
+        lru_misses(weights, order, 160)
+        for order in (rows, neuron_order(weights, rows), rows[np.argsort(where[rows], kind="stable")])
+    )
+    assert after < before - 0.95 * (before - best)
+
+
+def test_a_thin_part_of_every_community():
+    weights = sdnn.community(16384, 1)[0].weights
+    rows = np.arange(0, 16384, 16)
+    assert lru_misses(weights, neuron_order(weights, rows), 160) < 0.75 * lru_misses(weights, rows, 160)
 
 
 def test_a_hidden_band_is_found():
