@@ -43,8 +43,8 @@ def walk(pattern: Any, transposed: Any, window: int, widest: int) -> Array:
 
     Notes
     -----
-    Takes two steps for each of `pairs`, about 10 ns each. Gorder: Wei, Yu, Lu and Lin, "Speedup graph processing by
-    graph ordering", SIGMOD 2016, section 4, on a bipartite graph: the score is the number of shared columns, kept by
+    Each of `pairs` is taken twice, at about 10 ns. Gorder: Wei, Yu, Lu and Lin, "Speedup graph processing by
+    graph ordering", SIGMOD 2016, here on a bipartite graph: the score is the number of shared columns, kept by
     increments in buckets. Of equal rows the one whose score changed last is taken, which keeps a chain going forward.
     """
     rows = pattern.shape[0]
