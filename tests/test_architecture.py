@@ -27,7 +27,7 @@ ROOMS = [
     "diagnostics",
     "cli",
 ]
-LEAVES = {"errors", "config", "events", "host", "dasksdnn"}
+LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "dasksdnn"}
 
 
 def room(module):

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from dasksdnn import config, host
+from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local
 from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import block, chain, panels
-from dasksdnn.kernels.compiling import warm_up
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.plan.schedule import Plan, plan_inference

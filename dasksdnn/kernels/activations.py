@@ -14,8 +14,8 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from dasksdnn.compiling import compiled
 from dasksdnn.errors import InputError
-from dasksdnn.kernels.compiling import compiled
 from dasksdnn.network import ACTIVATIONS, Activation
 
 #: Numbers of the activations, as the kernels know them.

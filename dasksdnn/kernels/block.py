@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import Call, compiled
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.network import Array
 
 

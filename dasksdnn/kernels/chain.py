@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dasksdnn import host
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.block import Block, find_supernodes
-from dasksdnn.kernels.compiling import Call, compiled
-from dasksdnn.kernels.panels import LANES, STRIP_BYTES, new_panel
+from dasksdnn.kernels.panels import FAR, LANES, STRIP_BYTES, new_panel
 from dasksdnn.kernels.spmm import product
 from dasksdnn.kernels.vectors import lanes
 from dasksdnn.network import Activation, Array
@@ -137,7 +137,7 @@ def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, sampl
     chosen = chain.activations[first:last]
     codes = np.array([beyond_bounds(f) for f in chosen], np.int64)
     numbers = np.array([(*bounds(f), f.parameter) for f in chosen], chain.data.dtype).reshape(-1, 3)
-    ahead = max(chain.widths[first:last], default=0) * min(width * x.itemsize, STRIP_BYTES) > host.cache_bytes()
+    ahead = max(chain.widths[first:last], default=0) * min(width * x.itemsize, STRIP_BYTES) > FAR * host.cache_bytes()
     arrays = (chain.indptr, chain.indices, chain.data, chain.bias, chain.supernodes)
     _run(*arrays, chain.spans[first : last + 1], codes, numbers, x, spare, width, ahead, lanes(x.itemsize))
     return (x, spare) if (last - first) % 2 == 0 else (spare, x)

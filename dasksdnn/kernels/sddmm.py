@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.dotkernel import BLOCK_BYTES, dots
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.update import SGD, Rule, apply, prepared

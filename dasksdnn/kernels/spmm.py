@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from dasksdnn import host
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds, derive, slopes, transform
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.microkernel import multiply, prefetch
-from dasksdnn.kernels.panels import LANES, STRIP_BYTES, new_panel, widened
+from dasksdnn.kernels.panels import FAR, LANES, STRIP_BYTES, new_panel, widened
 from dasksdnn.kernels.vectors import lanes
 from dasksdnn.network import Activation, Array
 
@@ -136,7 +136,7 @@ def _run(
         return
     first, last = part or (0, index[3].size - 1)
     width = min(-(-samples // LANES) * LANES, x.shape[1])
-    ahead = x.shape[0] * min(width * data.itemsize, STRIP_BYTES) > host.cache_bytes()
+    ahead = x.shape[0] * min(width * data.itemsize, STRIP_BYTES) > FAR * host.cache_bytes()
     product(*index, first, last, data, *settings, before, x, y, width, ahead, lanes(data.itemsize, vector))
 
 

@@ -17,9 +17,9 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds, transform
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.compiling import Call, compiled
 from dasksdnn.kernels.vectors import Vectors
 from dasksdnn.network import Activation, Array
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from dasksdnn.kernels.compiling import Call, compiled
+from dasksdnn.compiling import Call, compiled
 from dasksdnn.network import Array
 
 

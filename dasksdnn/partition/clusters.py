@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from dasksdnn.compiling import compiled
 from dasksdnn.network import Array
 
 #: Rounds after which labels are taken as they are: what has structure settles in three to five.
 ROUNDS = 10
 #: Share of the rows below which so few move that another round changes little.
 SETTLED = 0.01
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 def cluster(pattern: Any, transposed: Any, most: int) -> Array:
@@ -61,7 +59,7 @@ def cluster(pattern: Any, transposed: Any, most: int) -> Array:
     return row_label
 
 
-@_compile
+@compiled
 def _choose(indptr, indices, other, of_other, mine, of_mine, most, votes):  # type: ignore[no-untyped-def]
     """Let every vertex of one side choose its label, -1 being none yet; count those that change it.
 

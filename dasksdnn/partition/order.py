@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.sparse
 
+from dasksdnn.compiling import compiled
 from dasksdnn.network import Array
 from dasksdnn.partition.clusters import cluster
 from dasksdnn.partition.walk import pairs, walk
@@ -32,8 +32,6 @@ WINDOW = 4
 WIDEST = 32
 #: A walk over the groups themselves is taken where it has at most this many steps a nonzero.
 STEPS = 8
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 def neuron_order(weights: Any, rows: Array) -> Array:
@@ -151,7 +149,7 @@ def misses(pattern: Any, order: Array) -> int:
     return sum(int(_misses(pattern.indptr, pattern.indices, order, held, bits)) for bits, held in caches)
 
 
-@_compile
+@compiled
 def _misses(indptr, indices, order, held, bits):  # type: ignore[no-untyped-def]
     """Count the columns that neither are held when they are read, nor follow one that is."""
     count = 0
@@ -164,7 +162,7 @@ def _misses(indptr, indices, order, held, bits):  # type: ignore[no-untyped-def]
     return count
 
 
-@_compile
+@compiled
 def _line(j, bits):  # type: ignore[no-untyped-def]
     """Where in a cache of 2**bits columns column j is held."""
     return (np.uint64(j) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)

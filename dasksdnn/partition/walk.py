@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from dasksdnn.compiling import compiled
 from dasksdnn.network import Array
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 def pairs(transposed: Any) -> int:
@@ -56,7 +54,7 @@ def walk(pattern: Any, transposed: Any, window: int, widest: int) -> Array:
     return order
 
 
-@_compile
+@compiled
 def _walk(row_ptr, columns, column_ptr, rows, window, widest, first, score, order):  # type: ignore[no-untyped-def]
     """Place one row after the other. `first[s]` heads a doubly linked list of the rows of score s > 0."""
     after, before = np.full(order.size, -1, np.int32), np.full(order.size, -1, np.int32)
@@ -82,7 +80,7 @@ def _walk(row_ptr, columns, column_ptr, rows, window, widest, first, score, orde
                 top = max(top, _rescore(read, column_ptr, rows, widest, change, score, lists))
 
 
-@_compile
+@compiled
 def _rescore(read, column_ptr, rows, widest, change, score, lists):  # type: ignore[no-untyped-def]
     """Change the score of each row left by one for each of the columns `read` that it reads; the highest new score.
 

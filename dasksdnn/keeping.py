@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import dasksdnn
-from dasksdnn import config, network
+from dasksdnn import config
 
 #: A folder of other sources or versions is removed when a new one is made and it was not used for this long.
 UNUSED_SECONDS = 30 * 24 * 3600
@@ -36,7 +36,9 @@ _FOLDER = re.compile(r"kernels-[0-9a-f]{16}")
 @cache
 def sources() -> tuple[Path, ...]:
     """The files whose content may end up in compiled kernels."""
-    return (*sorted(Path(__file__).parent.glob("*.py")), Path(network.__file__))
+    package = Path(__file__).parent
+    rooms = (path for room in ("kernels", "partition") for path in sorted((package / room).glob("*.py")))
+    return (*rooms, package / "network.py")
 
 
 @cache

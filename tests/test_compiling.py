@@ -23,9 +23,9 @@ from numba.core.compiler import CompileResult
 from numba.core.errors import TypingError
 
 import dasksdnn
+from dasksdnn import compiling, keeping
+from dasksdnn.compiling import compiled, warm_up
 from dasksdnn.events import Progress
-from dasksdnn.kernels import compiling, keeping
-from dasksdnn.kernels.compiling import compiled, warm_up
 
 PACKAGE = Path(dasksdnn.__file__).parent
 
@@ -176,12 +176,15 @@ def test_changed_sources_are_noticed(cache, forget, monkeypatch, tmp_path):
 
 def test_the_digest_covers_what_kernels_use():
     """What else they import tells no constant to a kernel."""
-    apart = {f"dasksdnn.{name}" for name in ("config", "events", "errors", "kernels")} | {"dasksdnn"}
+    apart = {f"dasksdnn.{name}" for name in ("config", "events", "errors", "host", "compiling", "kernels")} | {
+        "dasksdnn"
+    }
     covered = {".".join(["dasksdnn", *p.relative_to(PACKAGE).with_suffix("").parts]) for p in keeping.sources()}
-    assert {p.name for p in (PACKAGE / "kernels").glob("*.py")} <= {p.name for p in keeping.sources()}
-    for path in (PACKAGE / "kernels").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module != "dasksdnn":
+    for path in (path for room in ("kernels", "partition") for path in (PACKAGE / room).glob("*.py")):
+        assert path in keeping.sources()
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if "@compiled" in text and isinstance(node, ast.ImportFrom) and node.module != "dasksdnn":
                 assert not node.module.startswith("dasksdnn") or node.module in covered | apart, (path, node.module)
 
 
@@ -361,7 +364,7 @@ def test_compiling_again_on_purpose_does_not_load(cache):
 TINY = """
 import sys
 import numpy as np
-from dasksdnn.kernels.compiling import compiled
+from dasksdnn.compiling import compiled
 
 @compiled
 def square(x):

@@ -24,8 +24,8 @@ from typing import Any
 
 import numba
 
+from dasksdnn import keeping
 from dasksdnn.events import Listener, Progress, ignore
-from dasksdnn.kernels import keeping
 
 try:  # these, and what `_is_as_known` lists, are Numba's inside
     from numba.core.compiler import CompileResult
