@@ -47,7 +47,7 @@ def depth(neurons: int) -> int:
     return max(3, min(48, 65536 // neurons))
 
 
-def cases(only: Sequence[str], neurons: Sequence[int], samples: int, far: int = FAR) -> list[Case]:
+def cases(only: Sequence[str], neurons: Sequence[int], samples: int, far: int | None = None) -> list[Case]:
     """Choose from the table.
 
     Parameters
@@ -58,8 +58,8 @@ def cases(only: Sequence[str], neurons: Sequence[int], samples: int, far: int = 
         Of every layer. `community` is run at the largest, `parts` at the smallest.
     samples : int
         Width of the panels.
-    far : int
-        Bytes of weights of a width-1 run.
+    far : int, optional
+        Bytes of weights of a width-1 run; by default `FAR`.
 
     Raises
     ------
@@ -73,7 +73,8 @@ def cases(only: Sequence[str], neurons: Sequence[int], samples: int, far: int = 
         raise InputError(f"samples is {samples}: it must be at least 1")
     for n in neurons:
         radixnet(n, 1)  # says what is wrong with a number before any work is done
-    return [case for name in only for case in _CASES[name](sorted(set(neurons)), samples, far)]
+    bytes_ = FAR if far is None else far
+    return [case for name in only for case in _CASES[name](sorted(set(neurons)), samples, bytes_)]
 
 
 def _radixnet(neurons: int, layers: int) -> tuple[Layer, ...]:

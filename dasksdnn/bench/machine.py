@@ -22,7 +22,7 @@ from dasksdnn.network import Array
 #: Steps of the multiply-add loop: about 15 ms on a core of 2026.
 STEPS = 10_000_000
 #: Bytes that are read or copied once: far more than any cache holds.
-FAR = 512 << 20
+FAR = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def work_of_peak(threads: int, steps: int = STEPS) -> int:
     return threads * steps * multiply_adds_a_step(4)
 
 
-def bandwidth(crews: Iterable[Crew], repeats: int = 5, far: int = FAR) -> dict[int, Bandwidth]:
+def bandwidth(crews: Iterable[Crew], repeats: int = 5, far: int | None = None) -> dict[int, Bandwidth]:
     """Measure reading and copying, each with every crew, interleaved.
 
     Parameters
@@ -56,16 +56,16 @@ def bandwidth(crews: Iterable[Crew], repeats: int = 5, far: int = FAR) -> dict[i
     crews : iterable of Crew
     repeats : int
         Rounds, of which the quickest counts.
-    far : int
-        Bytes of the array that is read, and of each of the two of a copy.
+    far : int, optional
+        Bytes of the array that is read, and of each of the two of a copy; by default `FAR`.
 
     Returns
     -------
     dict of int to Bandwidth
         By number of threads.
     """
-    held = list(crews)
-    source, target = np.ones(far // 4, np.float32), np.zeros(far // 4, np.float32)
+    held, values = list(crews), (FAR if far is None else far) // 4
+    source, target = np.ones(values, np.float32), np.zeros(values, np.float32)
     loops = [loop for crew in held for loop in (_reading(crew, source), _copying(crew, source, target))]
     for loop in loops:
         loop.run()
