@@ -11,14 +11,15 @@ import numpy as np
 from dasksdnn.bench.work import Backward, Forward, Parts, Width1, Work
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
+from dasksdnn.partition.partition import partition
 from dasksdnn.sources.generators import community, radixnet, random_network
 
 NAMES = ("radixnet", "constant", "random", "community", "backward", "width1", "parts")
 NEURONS = (1024, 4096, 16384, 65536)
 #: Bytes of weights that a width-1 run reads, at six an edge: far more than caches hold.
 FAR = 256 << 20
-#: The run through a whole engine: the challenge's depth, and this many times the samples of a panel.
-PARTS_LAYERS, PARTS_PANELS = 120, 64
+#: The run through a whole engine: at 1,024 neurons the challenge's depth and 64 panels, fewer where layers are wider.
+PARTS, PARTS_LAYERS, PARTS_PANELS = 8, 120, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,9 @@ def _parts(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
     n = sizes[0]
 
     def make() -> Parts:
-        return Parts(_radixnet(n, PARTS_LAYERS), _input(n, samples * PARTS_PANELS))
+        layers, panels = (max(4, min(most, most * 1024 // n)) for most in (PARTS_LAYERS, PARTS_PANELS))
+        net = Network.from_layers(_radixnet(n, layers))
+        return Parts(tuple(net), _input(n, samples * panels), partition(net, PARTS))
 
     return [Case("parts", f"local engine, radixnet, {n:,} neurons", n, make)]
 

@@ -98,6 +98,7 @@ def _panel(axis: Any, kind: str, group: Sequence[Comparison]) -> None:
 
 def _spread(held: Sequence[tuple[int, Row]]) -> list[list[float]]:
     """How far the slowest and the quickest round are from the median, in G edges/s."""
-    timings = [(row.rate / 1e9, row.timing) for _, row in held]
-    below = [rate - rate * t.median / t.most for rate, t in timings]
-    return [below, [rate * t.median / t.least - rate for rate, t in timings]]
+    # Of one round, rounding could leave less than nothing.
+    below = [max(0.0, row.rate * (1 - row.timing.median / row.timing.most)) / 1e9 for _, row in held]
+    above = [max(0.0, row.rate * (row.timing.median / row.timing.least - 1)) / 1e9 for _, row in held]
+    return [below, above]

@@ -18,7 +18,7 @@ from dasksdnn.engines.part import PanelLayer
 from dasksdnn.engines.part import forward as through
 from dasksdnn.kernels.spmm import LANES
 from dasksdnn.network import Array, Layer, Network
-from dasksdnn.partition.partition import partition
+from dasksdnn.partition.partition import Partition
 from dasksdnn.plan.schedule import tile_for
 from dasksdnn.sources.datasets import as_dataset
 from dasksdnn.store.layout import index_dtype
@@ -26,10 +26,10 @@ from dasksdnn.store.reader import Store
 from dasksdnn.store.writer import save
 
 
-def _stored(net: Network, crew: Crew, nparts: int = 1) -> Store:
+def _stored(net: Network, crew: Crew, split: Partition | None = None) -> Store:
     """A store that stands until the crew is dismissed."""
     folder = crew.keep(tempfile.TemporaryDirectory(prefix="dasksdnn-bench-"))
-    return save(net, Path(folder, "net.zarr"), partition=partition(net, nparts) if nparts > 1 else None)
+    return save(net, Path(folder, "net.zarr"), partition=split)
 
 
 def _network(layers: Sequence[Layer]) -> Network:
@@ -136,11 +136,11 @@ def width1(work: Width1, crew: Crew) -> list[Contender]:
 
 
 def parts(work: Parts, crew: Crew) -> list[Contender]:
-    """The local engine on a store of one part and on one of eight, from the opened store to the outputs in memory."""
+    """The local engine on a store of one part and on one of several, from the opened store to the outputs in memory."""
     net, x = _network(work.layers), np.ascontiguousarray(work.x.T)
     return [
         _engine(OURS, _stored(net, crew), x, crew),
-        _engine(f"{OURS}, 8 parts", _stored(net, crew, 8), x, crew),
+        _engine(f"{OURS}, {work.split.nparts} parts", _stored(net, crew, work.split), x, crew),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from dasksdnn.errors import DaskSDNNError
 from dasksdnn.kernels import reference
 from dasksdnn.network import Array, Layer, Network
+from dasksdnn.partition.partition import Partition
 
 #: Values gathered at once where a product on a pattern is computed plainly.
 GATHERED = 1 << 18
@@ -127,8 +128,15 @@ class Backward(Forward):
 
 @dataclass(frozen=True)
 class Parts(Forward):
-    """Many samples through a whole engine, of which the reference runs the first."""
+    """Many samples through a whole engine, of which the reference runs the first.
 
+    Attributes
+    ----------
+    split : Partition
+        Of the layers; what it costs is compared with one part.
+    """
+
+    split: Partition
     kind = "parts"
     #: Samples that are run through the reference.
     CHECKED = 64

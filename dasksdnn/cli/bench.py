@@ -57,7 +57,16 @@ def kernels(
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
-    """Multiply panels of samples by consecutive layers: radixnet, constant, random, community, backward, width1, parts.
+    r"""Multiply panels of samples by consecutive layers.
+
+    \b
+    radixnet   RadiX-Net with random weights
+    constant   the same with the Graph Challenge's weights, bias and bound
+    random     32 weights a row, no structure
+    community  like a pruned network, shuffled, at the largest number of neurons
+    backward   the gradients of inputs and of weights, for radixnet and random
+    width1     one sample, more weights than caches hold, one thread
+    parts      the local engine on a store of 1 part and of 8, at the smallest number
 
     "FMA peak" and "bandwidth" are shares of what the machine reached in the same run, in a compiled loop of
     multiply-adds and in one that copies memory (that reads it, for one sample).
@@ -155,16 +164,16 @@ class _Report:
         self.rows |= limits_table(self.limits)
 
     def run(self, title: str, make: Callable[[], Any], peers: Sequence[str], threads: Sequence[int]) -> None:
-        """Compare, and print the table."""
+        """Say what is compared, compare, and print the table."""
         from dasksdnn.bench.compare import compare
         from dasksdnn.bench.report import HEADER, summary, table
 
         if not self.found:
             show(self.command, self.rows)
+        click.echo()
+        show(title, {})  # before the work: some of it takes minutes
         found = compare(title, make(), peers, threads, self.repeats, self.limits)
         self.found.append(found)
-        click.echo()
-        show(title, {})
         show_grid(HEADER, table(found))
         click.echo(f"  {summary(found)}")
 

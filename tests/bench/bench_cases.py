@@ -9,6 +9,7 @@ import numpy as np
 from dasksdnn.bench import cases
 from dasksdnn.bench.peers import PEERS
 from dasksdnn.bench.work import Challenge, Forward, Parts
+from dasksdnn.partition.partition import partition
 from dasksdnn.sources.generators import radixnet
 from dasksdnn.sources.images import digits
 
@@ -24,7 +25,8 @@ def make(kind, samples=80, neurons=64):
         return Challenge(radixnet(64, 8), digits(8)[:300])
     if kind == "parts":
         x = np.random.default_rng(0).random((neurons, 2 * samples), np.float32)
-        return Parts(tuple(radixnet(neurons, 6, weights="random", bias=0.0)), x)
+        net = radixnet(neurons, 6, weights="random", bias=0.0)
+        return Parts(tuple(net), x, partition(net, 3, method="block"))
     work = cases.cases([KINDS[kind]], [neurons], samples, far=1 << 16)[-1].make()
     if kind == "forward":
         biased = [replace(layer, bias=np.full_like(layer.bias, -0.1)) for layer in work.layers[:5]]
