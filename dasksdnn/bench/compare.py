@@ -12,6 +12,7 @@ from dasksdnn.bench.machine import Bandwidth, multiply_adds, work_of_peak
 from dasksdnn.bench.peers import contenders
 from dasksdnn.bench.timing import Timing, interleave
 from dasksdnn.bench.work import Work, check
+from dasksdnn.network import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Comparison:
         Multiply-adds a second that the machine reached in the same rounds, by threads.
     rows : tuple of Row
     missing : tuple of Missing
+    facts : dict
+        What the contenders found, such as the number of categories.
     """
 
     title: str
@@ -78,6 +81,7 @@ class Comparison:
     peaks: Mapping[int, float]
     rows: tuple[Row, ...]
     missing: tuple[Missing, ...]
+    facts: Mapping[str, int]
 
     def best_peer(self, threads: int) -> Row | None:
         """The quickest contender that is not this project."""
@@ -92,6 +96,7 @@ class Comparison:
             "kind": self.kind,
             "multiply_adds": self.multiply_adds,
             "least_bytes": self.least_bytes,
+            **self.facts,
             "fma_peak": {str(threads): peak for threads, peak in self.peaks.items()},
             "contenders": [row.as_dict() for row in self.rows],
             "missing": [{"name": m.name, "threads": m.threads, "why": m.why} for m in self.missing],
@@ -131,7 +136,7 @@ def compare(
         crews = [stack.enter_context(Crew(n)) for n in threads]
         found = [c for crew in crews for name in (OURS, *peers) for c in contenders(name, work, crew)]
         ready = [c for c in found if isinstance(c, Contender)]
-        _check(work, ready)
+        facts = _check(work, ready)
         loops = [multiply_adds(crew) for crew in crews]
         for loop in loops:
             loop.run()
@@ -146,18 +151,21 @@ def compare(
         peaks,
         _rows(work, ready, timings[: len(ready)], peaks, limits or {}),
         tuple(c for c in found if isinstance(c, Missing)),
+        facts,
     )
 
 
-def _check(work: Work, ready: Sequence[Contender]) -> None:
-    """Against the reference as far as it goes, and for the rest against the first contender."""
-    expected, first = work.expected(), None
+def _check(work: Work, ready: Sequence[Contender]) -> dict[str, int]:
+    """Against the reference as far as it goes, and for the rest against the first contender; gives what was found."""
+    expected: Sequence[Array] = work.expected()
+    first: Sequence[Array] | None = None
     for contender in ready:
         contender.ready()
         found = contender.result(contender.run())
         check(contender.name, work.compared(found), expected)
         first = found if first is None else first
         check(contender.name, found, first)
+    return {} if first is None else work.facts(first)
 
 
 def _rows(

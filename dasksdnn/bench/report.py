@@ -62,7 +62,8 @@ def summary(found: Comparison) -> str:
     """A line: what was done, what it takes, and what the machine could do."""
     peaks = ", ".join(f"{peak / 1e9:.0f} with {n}" for n, peak in found.peaks.items())
     work = f"{found.multiply_adds / 1e6:,.0f} M edges, at least {found.least_bytes / 1e6:,.1f} MB"
-    return f"{work}; FMA peak in G/s by threads: {peaks}; every result agrees with the reference's"
+    facts = "".join(f"; {value:,} {name}" for name, value in found.facts.items())
+    return f"{work}{facts}; FMA peak in G/s by threads: {peaks}; every result agrees with the reference's"
 
 
 def _remark(found: Comparison, row: Row) -> str:

@@ -38,6 +38,9 @@ class Work(Protocol):
     def compared(self, found: Sequence[Array]) -> Sequence[Array]:
         """That part of a contender's result which `expected` has."""
 
+    def facts(self, found: Sequence[Array]) -> dict[str, int]:
+        """What a result says that a report should name."""
+
 
 class _Whole:
     """The reference computes everything."""
@@ -45,6 +48,10 @@ class _Whole:
     def compared(self, found: Sequence[Array]) -> Sequence[Array]:
         """All of it."""
         return found
+
+    def facts(self, found: Sequence[Array]) -> dict[str, int]:
+        """Nothing but numbers that are right."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,10 @@ class Challenge:
     def compared(self, found: Sequence[Array]) -> list[Array]:
         """The categories among them."""
         return [np.intersect1d(categories, self.checked) for categories in found]
+
+    def facts(self, found: Sequence[Array]) -> dict[str, int]:
+        """How many categories there are."""
+        return {"categories": int(found[0].size)}
 
     @cached_property
     def checked(self) -> Array:

@@ -57,6 +57,7 @@ def test_graphchallenge(run, tmp_path):
     assert [c["name"] for c in case["contenders"]] == ["dasksdnn", "SciPy"]
     assert case["multiply_adds"] == 50 * 64 * 32 * 4
     assert case["contenders"][0]["fma_share"] is None
+    assert f"{case['categories']:,} categories" in outcome.out
     assert record["settings"]["threads"] == 2
 
 
