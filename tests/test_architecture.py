@@ -24,6 +24,7 @@ ROOMS = [
     "engines",
     "training",
     "estimator",
+    "bench",
     "diagnostics",
     "cli",
 ]

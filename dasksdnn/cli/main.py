@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import dasksdnn
-from dasksdnn.cli import looking, making, partitioning, running
+from dasksdnn.cli import bench, looking, making, partitioning, running
 from dasksdnn.cli.options import Commands
 from dasksdnn.cli.signals import StoppedError, stoppable
 from dasksdnn.errors import DaskSDNNError
@@ -59,6 +59,7 @@ for command in (
     running.evaluate,
     looking.info,
     looking.verify,
+    bench.bench,
 ):
     cli.add_command(command)
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn import host
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.block import Block, find_supernodes
-from dasksdnn.kernels.panels import FAR, LANES, STRIP_BYTES, new_panel
+from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.spmm import product
-from dasksdnn.kernels.vectors import lanes
+from dasksdnn.kernels.vectors import shape
 from dasksdnn.network import Activation, Array
 
 
@@ -137,21 +136,19 @@ def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, sampl
     chosen = chain.activations[first:last]
     codes = np.array([beyond_bounds(f) for f in chosen], np.int64)
     numbers = np.array([(*bounds(f), f.parameter) for f in chosen], chain.data.dtype).reshape(-1, 3)
-    ahead = max(chain.widths[first:last], default=0) * min(width * x.itemsize, STRIP_BYTES) > FAR * host.cache_bytes()
     arrays = (chain.indptr, chain.indices, chain.data, chain.bias, chain.supernodes)
-    _run(*arrays, chain.spans[first : last + 1], codes, numbers, x, spare, width, ahead, lanes(x.itemsize))
+    _run(*arrays, chain.spans[first : last + 1], codes, numbers, x, spare, width, shape(x.itemsize))
     return (x, spare) if (last - first) % 2 == 0 else (spare, x)
 
 
 @compiled(fastmath={"contract"})
-def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, width, ahead, vector):  # type: ignore[no-untyped-def]
+def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, width, shape):  # type: ignore[no-untyped-def]
     for k in range(codes.size):
         p, e, r, g = spans[k]
         p1, e1, r1, g1 = spans[k + 1]
-        product(
-            indptr[p:p1], indices[e:e1], None, supernodes[g:g1], 0, g1 - g - 1, data[e:e1], bias[r:r1],
-            numbers[k, 0], numbers[k, 1], codes[k], numbers[k, 2], None, x, y, width, ahead, vector,
-        )  # fmt: skip
+        how = (numbers[k, 0], numbers[k, 1], None, numbers[k, 2])
+        operands = (data[e:e1], None, indices[e:e1], bias[r:r1], *how, x, y)
+        product(indptr[p:p1], supernodes[g:g1], 0, g1 - g - 1, operands, codes[k], width, shape)
         x, y = y, x
 
 

@@ -23,39 +23,51 @@ from dasksdnn.kernels.vectors import Vectors
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
+#: LLVM's levels of locality of a prefetch: to be kept everywhere, or to be used once.
+_ALL_CACHES, _FIRST_CACHE = 3, 0
+#: Blocks of at least so many rows fetch the weights of the row so far ahead: the next supernode's, of sixteen rows.
+_STREAMED_ROWS, _ROWS_AHEAD = 4, 16
 
-@intrinsic(prefer_literal=True)
-def multiply(context, R, vectors, lanes, data, order, row, length, indices, entry, bias, low, high, before, slope, x, y, i, s):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Write y[i : i + R, s : s + vectors * lanes].
 
-    R : literal int
-    vectors, lanes : tuples with as many items as there are vectors, and as a vector has values
-    data, order, row, length : values; None, or where each entry's value stands in them (a transposed product reads the
-        values of the product forward); the first row's first entry; entries of each row
-    indices, entry : positions in x; where the shared ones begin in them
-    bias, low, high : forward: of all rows, or None; bounds of the result
-    before, low, high, slope : backward: None, or a panel like y; sums are multiplied by `slope` where it is not inside the
-        bounds. With None for both, the sums are written as they are
-    x, y : panels in C order
+#: What a product works on, in the order in which its tuple holds it: see `multiply`.
+OPERANDS = ("data", "order", "indices", "bias", "low", "high", "before", "slope", "x", "y")
+
+
+@intrinsic
+def multiply(context, rows, vectors, lanes, operands, row, length, entry, following, i, s):  # type: ignore[no-untyped-def]
+    """Write y[i : i + R, s : s + T * lanes].
+
+    rows, vectors, lanes : tuples of R, T and as many items as a vector has values
+    operands : a tuple of
+        data, order : values; None, or where each entry's value stands in them (a transposed product reads the values of
+            the product forward)
+        indices : positions in x
+        bias, low, high : forward: of all rows, or None; bounds of the result
+        before, slope : backward: None, or a panel like y; sums are multiplied by `slope` where it is not inside the bounds.
+            With None for bias and before, the sums are written as they are
+        x, y : panels in C order
+    row, length : the first row's first entry; entries of each row
+    entry : where the columns that the rows share begin in the indices
+    following : None, or where those of the next rows begin: they are fetched on the way, which the loop has the time for
     """
-    rows = R.literal_value
-    signature = types.void(R, vectors, lanes, data, order, row, length, indices, entry, bias, low, high, before, slope, x, y, i, s)  # fmt: skip
+    kinds = dict(zip(OPERANDS, operands.types, strict=True))
+    signature = types.void(rows, vectors, lanes, operands, row, length, entry, following, i, s)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        named = dict(zip(_ARGUMENTS, arguments, strict=True))
-        kinds = {"data": data, "order": order, "indices": indices, "bias": bias, "before": before, "x": x, "y": y}
-        given = {name: kind for name, kind in kinds.items() if kind != types.none}
-        arrays = {name: make_array(kind)(context, builder, named[name]) for name, kind in given.items()}
-        block = _Block(Vectors(context, builder, data.dtype, lanes.count), rows, vectors.count, arrays, named)
-        block.emit()
+        values = dict(zip(OPERANDS, cgutils.unpack_tuple(builder, arguments[3]), strict=True))
+        named = dict(zip(("row", "length", "entry", "following", "i", "s"), arguments[4:], strict=True)) | values
+        arrays = {
+            name: make_array(kind)(context, builder, values[name])
+            for name, kind in kinds.items()
+            if isinstance(kind, types.Array)
+        }
+        if following == types.none:
+            del named["following"]
+        vector = Vectors(context, builder, kinds["data"].dtype, lanes.count)
+        _Block(vector, rows.count, vectors.count, arrays, named).emit()
         return context.get_dummy_value()
 
     return signature, generate
-
-
-_ARGUMENTS = (
-    "R vectors lanes data order row length indices entry bias low high before slope x y i s".split()  # noqa: SIM905
-)
 
 
 class _Block:
@@ -117,6 +129,10 @@ class _Block:
         e = b.phi(_I64)
         sums = [[b.phi(self.v.type) for _ in range(self.count)] for _ in range(self.rows)]
         terms = self._terms(e)
+        if "following" in self.named:
+            self._fetch(e)
+        if self.rows >= _STREAMED_ROWS and "order" not in self.arrays:
+            self._stream(e)
         new = []
         for r in range(self.rows):
             factor = self.v.splat(self._weight(r, e))
@@ -132,11 +148,32 @@ class _Block:
 
     def _terms(self, e: Any) -> list[Any]:
         """The vectors of x at column `e`."""
-        b = self.b
-        at = self._position("indices", b.add(self.named["entry"], e))
-        xs = cgutils.unpack_tuple(b, self.arrays["x"].shape)[1]
-        source = self._pointer("x", b.add(b.mul(at, xs), self.named["s"]))
+        source = self._column("entry", e)
         return [self.v.load(source, t) for t in range(self.count)]
+
+    def _fetch(self, e: Any) -> None:
+        """Ask for the vectors of x at column `e` of the next rows."""
+        source = self._column("following", e)
+        for t in range(self.count):
+            self._prefetch(self.b.gep(source, [_I64(t * self.v.lanes)]), _ALL_CACHES)
+
+    def _stream(self, e: Any) -> None:
+        """Ask for the weights of rows to come: they are read once, and must not push panels out of the outer caches."""
+        b, named = self.b, self.named
+        begin = b.add(named["row"], b.mul(named["length"], _I64(_ROWS_AHEAD)))
+        self._prefetch(self._pointer("data", b.add(begin, b.mul(e, _I64(self.rows)))), _FIRST_CACHE)
+
+    def _prefetch(self, place: Any, caches: int) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        prefetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch")
+        self.b.call(prefetch, [self.b.bitcast(place, _I8.as_pointer()), _I32(0), _I32(caches), _I32(1)])
+
+    def _column(self, begin: str, e: Any) -> Any:
+        """Where the samples of column `e` of some rows stand in x."""
+        b = self.b
+        at = self._position("indices", b.add(self.named[begin], e))
+        xs = cgutils.unpack_tuple(b, self.arrays["x"].shape)[1]
+        return self._pointer("x", b.add(b.mul(at, xs), self.named["s"]))
 
     def _weight(self, r: int, e: Any) -> Any:
         b = self.b
@@ -148,21 +185,3 @@ class _Block:
     def _position(self, name: str, at: Any) -> Any:
         position = self.b.load(self._pointer(name, at))
         return self.b.zext(position, _I64) if position.type.width < 64 else position
-
-
-@intrinsic
-def prefetch(context, x, j, s):  # type: ignore[no-untyped-def]
-    """Ask for the cache line of x[j, s], which will be read soon."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        panel, row, column = arguments
-        made = make_array(x)(context, builder, panel)
-        width = cgutils.unpack_tuple(builder, made.shape)[1]
-        place = builder.gep(made.data, [builder.add(builder.mul(row, width), column)])
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
-        # To read, into every level of cache, of data.
-        builder.call(function, [builder.bitcast(place, _I8.as_pointer()), _I32(0), _I32(3), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(x, types.int64, types.int64), generate

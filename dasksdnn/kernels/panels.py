@@ -16,10 +16,6 @@ from dasksdnn.network import Array
 
 #: Panels are allocated in multiples of this many samples, so that a vector loop seldom has a remainder.
 LANES = 16
-#: Bytes of a panel's row that the kernels take at once at the most: three vectors of 64 bytes.
-STRIP_BYTES = 192
-#: From this many times the second-level cache on, a strip of a panel is so far away that columns are fetched ahead.
-FAR = 4
 #: A cache line: vectors that straddle two of them take twice as long to load.
 LINE = 64
 

@@ -16,17 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn import host
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds, derive, slopes, transform
 from dasksdnn.kernels.block import Block, make_block
-from dasksdnn.kernels.microkernel import multiply, prefetch
-from dasksdnn.kernels.panels import FAR, LANES, STRIP_BYTES, new_panel, widened
-from dasksdnn.kernels.vectors import lanes
+from dasksdnn.kernels.microkernel import OPERANDS, multiply
+from dasksdnn.kernels.panels import LANES, new_panel, widened
+from dasksdnn.kernels.vectors import shape
 from dasksdnn.network import Activation, Array
-
-#: A supernode of this many rows computes long enough to hide the fetching of the next one's columns.
-_AHEAD_ROWS = 8
 
 
 def spmm(
@@ -66,10 +62,9 @@ def spmm(
         A panel is not in C order.
     """
     value = data.dtype.type
-    low, high = bounds(activation)
-    index = (block.indptr, block.indices, None, block.supernodes)
-    finish = (bias, value(low), value(high), beyond_bounds(activation), value(activation.parameter), None)
-    _run(index, data, finish, x, y, samples, part, vector)
+    low, high = map(value, bounds(activation))
+    operands = (data, None, block.indices, bias, low, high, None, value(activation.parameter))
+    _run(block.indptr, block.supernodes, operands, beyond_bounds(activation), x, y, samples, part, vector)
 
 
 def spmm_transposed(
@@ -103,21 +98,20 @@ def spmm_transposed(
     back = block.transpose
     if back is None:
         raise ValueError("the block has no transpose: make it with make_block(..., transpose=True)")
-    value = data.dtype.type
-    index = (back.indptr, back.indices, back.order, back.supernodes)
-    finish: tuple[Any, ...]
-    if activation is None or activation.name == "identity":
-        finish = (None, value(0), value(0), 0, value(0), None)
-    else:
-        low, high, slope = slopes(activation)
-        finish = (None, value(low), value(high), beyond_bounds(activation), value(slope), y)
-    _run(index, data, finish, delta, out, samples, part, vector)
+    value, code = data.dtype.type, 0
+    limits: tuple[Any, ...] = (value(0), value(0), None, value(0))
+    if activation is not None and activation.name != "identity":
+        low, high, slope = map(value, slopes(activation))
+        limits, code = (low, high, y, slope), beyond_bounds(activation)
+    operands = (data, back.order, back.indices, None, *limits)
+    _run(back.indptr, back.supernodes, operands, code, delta, out, samples, part, vector)
 
 
 def _run(
-    index: tuple[Any, ...],
-    data: Array,
-    finish: tuple[Any, ...],
+    indptr: Array,
+    supernodes: Array,
+    operands: tuple[Any, ...],
+    code: int,
     x: Array,
     y: Array,
     samples: int,
@@ -125,181 +119,90 @@ def _run(
     vector: int | None,
 ) -> None:
     """Check the panels, and call the compiled kernel; what is narrower than a vector is computed in wider copies."""
-    *settings, before = finish
+    before = operands[_BEFORE]
     if not all(panel.flags.c_contiguous for panel in (x, y, *([] if before is None else [before]))):
         raise ValueError("panels must be in C order")
     if y.shape[1] < LANES:
-        wide = widened(y)
-        held = None if before is None else widened(before)
-        _run(index, data, (*settings, held), widened(x), wide, samples, part, vector)
+        wide, held = widened(y), None if before is None else widened(before)
+        copies = (*operands[:_BEFORE], held, *operands[_BEFORE + 1 :])
+        _run(indptr, supernodes, copies, code, widened(x), wide, samples, part, vector)
         y[...] = wide[:, : y.shape[1]]
         return
-    first, last = part or (0, index[3].size - 1)
+    first, last = part or (0, supernodes.size - 1)
     width = min(-(-samples // LANES) * LANES, x.shape[1])
-    ahead = x.shape[0] * min(width * data.itemsize, STRIP_BYTES) > FAR * host.cache_bytes()
-    product(*index, first, last, data, *settings, before, x, y, width, ahead, lanes(data.itemsize, vector))
+    product(indptr, supernodes, first, last, (*operands, x, y), code, width, shape(x.itemsize, vector))
 
+
+_BEFORE = OPERANDS.index("before")
 
 # "contract" lets a product and a sum become one FMA, the same in every loop; nothing is reassociated.
-_compile = compiled(fastmath={"contract"})
 
 
-@_compile
-def product(indptr, indices, order, supernodes, first, last, data, bias, low, high, code, parameter, before, x, y, width, ahead, vector):  # type: ignore[no-untyped-def]  # fmt: skip
+@compiled(fastmath={"contract"}, inline="always")
+def product(indptr, supernodes, first, last, operands, code, width, shape):  # type: ignore[no-untyped-def]
     """Strips of samples one after the other, so that a strip of `x` stays in the cache for all rows.
 
-    A strip is three vectors wide, or two: with eight rows, three fill the registers of a machine that has 32 of them.
+    A strip is four vectors wide, or what is left; the fewer vectors, the more rows: the sums fill the registers.
     """
+    vector, rows = shape
     lanes = len(vector)
     s = 0
     while s < width:
         left = (width - s) // lanes
-        if left == 3 or left > 4:
-            _strip(indptr, indices, order, supernodes, first, last, data, bias, low, high, code, parameter, before, x, y, s, ahead, vector, (0, 0, 0))  # fmt: skip
+        if left == 4 or left > 6:
+            _strip(indptr, supernodes, first, last, operands, code, s, vector, (0, 0, 0, 0), rows)
+            s += 4 * lanes
+        elif left >= 3:
+            _strip(indptr, supernodes, first, last, operands, code, s, vector, (0, 0, 0), rows)
             s += 3 * lanes
-        elif left >= 2:
-            _strip(indptr, indices, order, supernodes, first, last, data, bias, low, high, code, parameter, before, x, y, s, ahead, vector, (0, 0))  # fmt: skip
+        elif left == 2:
+            _strip(indptr, supernodes, first, last, operands, code, s, vector, (0, 0), rows + rows)
             s += 2 * lanes
         else:
             s = min(s, width - lanes)  # the last vector may begin in what is computed already, and computes it again
-            _strip(indptr, indices, order, supernodes, first, last, data, bias, low, high, code, parameter, before, x, y, s, ahead, vector, (0,))  # fmt: skip
+            _strip(indptr, supernodes, first, last, operands, code, s, vector, (0,), rows + rows + rows + rows)
             s += lanes
 
 
-@_compile
-def _strip(indptr, indices, order, supernodes, first, last, data, bias, low, high, code, parameter, before, x, y, s, ahead, vector, vectors):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Rows of supernodes for as many samples as `vectors` vectors have: as many rows at once as the registers hold."""
-    width = len(vectors) * len(vector)
-    many = len(vector) * data.itemsize == 64  # 32 registers
+# Inlined before it is compiled: as functions of their own, LLVM spills what must stay in registers.
+@compiled(fastmath={"contract"}, inline="always")
+def _strip(indptr, supernodes, first, last, operands, code, s, vector, vectors, rows):  # type: ignore[no-untyped-def]
+    """Rows of supernodes for as many samples as `vectors` vectors have, as many as `rows` has at once.
+
+    The last of them fetch the next supernode's columns, which would come too late by themselves.
+    """
+    _, _, indices, _, _, _, before, parameter, _, y = operands
     for g in range(first, last):
         i, end = supernodes[g], supernodes[g + 1]
         e = indptr[i]
         n = indptr[i + 1] - e
-        if ahead and g + 1 < last and end - i >= _AHEAD_ROWS:
-            _fetch(indices, e + n * (end - i), indptr[end + 1], x, s, len(vectors), len(vector))
-        while many and len(vectors) == 1 and i + 16 <= end:
-            multiply(
-                16,
-                vectors,
-                vector,
-                data,
-                order,
-                indptr[i],
-                n,
-                indices,
-                e,
-                bias,
-                low,
-                high,
-                before,
-                parameter,
-                x,
-                y,
-                i,
-                s,
-            )
-            i += 16
-        while many and i + 8 <= end:
-            multiply(
-                8,
-                vectors,
-                vector,
-                data,
-                order,
-                indptr[i],
-                n,
-                indices,
-                e,
-                bias,
-                low,
-                high,
-                before,
-                parameter,
-                x,
-                y,
-                i,
-                s,
-            )
-            i += 8
-        while i + 4 <= end:
-            multiply(
-                4,
-                vectors,
-                vector,
-                data,
-                order,
-                indptr[i],
-                n,
-                indices,
-                e,
-                bias,
-                low,
-                high,
-                before,
-                parameter,
-                x,
-                y,
-                i,
-                s,
-            )
+        following = indptr[end] if indptr[end] + n <= indices.size else e
+        while i + 2 * len(rows) <= end:
+            multiply(rows, vectors, vector, operands, indptr[i], n, e, None, i, s)
+            i += len(rows)
+        while i + len(rows) <= end:
+            multiply(rows, vectors, vector, operands, indptr[i], n, e, following, i, s)
+            i += len(rows)
+        while len(rows) > 4 and i + 4 <= end:
+            multiply((0, 0, 0, 0), vectors, vector, operands, indptr[i], n, e, None, i, s)
             i += 4
-        while i + 2 <= end:
-            multiply(
-                2,
-                vectors,
-                vector,
-                data,
-                order,
-                indptr[i],
-                n,
-                indices,
-                e,
-                bias,
-                low,
-                high,
-                before,
-                parameter,
-                x,
-                y,
-                i,
-                s,
-            )
+        while len(rows) > 2 and i + 2 <= end:
+            multiply((0, 0), vectors, vector, operands, indptr[i], n, e, None, i, s)
             i += 2
         while i < end:
-            multiply(
-                1,
-                vectors,
-                vector,
-                data,
-                order,
-                indptr[i],
-                n,
-                indices,
-                e,
-                bias,
-                low,
-                high,
-                before,
-                parameter,
-                x,
-                y,
-                i,
-                s,
-            )
+            multiply((0,), vectors, vector, operands, indptr[i], n, e, None, i, s)
             i += 1
         if code:
-            if before is None:
-                transform(y, supernodes[g], end, s, width, code, parameter)
-            else:
-                derive(y, before, supernodes[g], end, s, width, code)
+            _finish(y, before, supernodes[g], end, s, len(vectors) * len(vector), code, parameter)
 
 
 @compiled
-def _fetch(indices, begin, end, x, s, vectors, lanes):  # type: ignore[no-untyped-def]
-    """Prefetch the columns of the next supernode, which out of the second-level cache come too late by themselves."""
-    for e in range(begin, end):
-        for t in range(vectors):
-            prefetch(x, np.int64(indices[e]), s + t * lanes)
+def _finish(y, before, first, last, s, width, code, parameter):  # type: ignore[no-untyped-def]
+    """What is more than bounds, on rows that are in the cache still."""
+    if before is None:
+        transform(y, first, last, s, width, code, parameter)
+    else:
+        derive(y, before, first, last, s, width, code)
 
 
 def split_rows(block: Block, count: int, *, transposed: bool = False) -> list[tuple[int, int]]:

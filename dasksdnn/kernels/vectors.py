@@ -39,6 +39,18 @@ def lanes(itemsize: int, width: int | None = None) -> tuple[int, ...]:
     return (0,) * ((width or vector_bytes()) // itemsize)
 
 
+def shape(itemsize: int, width: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A vector's values, and the rows that a product computes at once for four vectors of samples, as lengths of tuples.
+
+    AVX-512 and NEON have 32 registers: room for 16 sums beside what they are made of. The others have 16: room for 8.
+    """
+    from platform import machine
+
+    held = width or vector_bytes()
+    many = held == 64 or (held == 16 and machine().lower() in ("aarch64", "arm64"))
+    return lanes(itemsize, held), (0,) * (4 if many else 2)
+
+
 class Vectors:
     """Writes vector code of one width for values of one dtype.
 

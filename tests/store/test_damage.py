@@ -30,7 +30,8 @@ def content(path):
     """All that can be read of a store."""
     store = open_store(path)
     layers = [store.layer(k) for k in range(len(store))]
-    merged = [a for layer in load(store, 0, len(store)) for a in (layer.indptr, layer.indices, layer.data, layer.bias)]
+    chain = load(store, 0, len(store)).chain
+    merged = [chain.indptr, chain.indices, chain.data, chain.bias]
     return [*merged, *(a for x in layers for a in (x.weights.indptr, x.weights.indices, x.weights.data, x.bias))]
 
 

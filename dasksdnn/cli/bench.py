@@ -1,0 +1,214 @@
+"""Commands that run this project and its peers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dasksdnn import host
+from dasksdnn.cli.options import JSON, OVERWRITE, PATH, Commands, number
+from dasksdnn.cli.outputs import check_outputs
+from dasksdnn.diagnostics.tables import show, show_grid, write_json
+from dasksdnn.errors import InputError
+
+if TYPE_CHECKING:
+    from dasksdnn.bench.compare import Comparison
+    from dasksdnn.bench.machine import Bandwidth
+
+#: Versions that a report names.
+PACKAGES = ("dasksdnn", "numba", "numpy", "scipy", "torch", "python-graphblas")
+
+CHART = click.option("--chart", metavar="FILE", type=PATH, help="Bar chart to make: .png or .svg.")
+
+
+@click.group(cls=Commands, short_help="Run this project and its peers side by side.")
+def bench() -> None:
+    """Run this project and its peers (pip install "dasksdnn[bench]") side by side.
+
+    They run interleaved, with the same number of threads, and only after each has given the reference's result. A peer
+    that is not installed is named as missing.
+    """
+
+
+@bench.command(short_help="Products on panels, forward and backward.")
+@click.option("--only", metavar="NAMES", help="Cases, as in radixnet,random.  [default: all]")
+@click.option("--neurons", metavar="N,N", help="Neurons of a layer.  [default: 1024,4096,16384,65536]")
+@click.option("--threads", metavar="N,N", help="Numbers of threads.  [default: one, and all that may be used]")
+@click.option(
+    "--peers", default="scipy,torch,graphblas", show_default=True, metavar="NAMES", help="Whom to compare with."
+)
+@number("--samples", "Samples of a panel.", default=256)
+@number("--repeats", "Rounds, in each of which every contender runs once.", default=7)
+@CHART
+@OVERWRITE
+@JSON
+def kernels(
+    only: str | None,
+    neurons: str | None,
+    threads: str | None,
+    peers: str,
+    samples: int,
+    repeats: int,
+    chart: Path | None,
+    overwrite: bool,
+    json_path: Path | None,
+) -> None:
+    r"""Multiply panels of samples by consecutive layers.
+
+    \b
+    radixnet   RadiX-Net with random weights
+    constant   the same with the Graph Challenge's weights, bias and bound
+    random     32 weights a row, no structure
+    community  like a pruned network, shuffled, at the largest number of neurons
+    backward   the gradients of inputs and of weights, for radixnet and random
+    width1     one sample, more weights than caches hold, one thread
+    parts      the local engine on a store of 1 part and of 8, at the smallest number
+
+    "FMA peak" and "bandwidth" are shares of what the machine reached in the same run, in a compiled loop of
+    multiply-adds and in one that copies memory (that reads it, for one sample).
+    """
+    from dasksdnn.bench.cases import NAMES, NEURONS, cases
+
+    counts = _numbers(threads, "threads", sorted({1, host.threads()}))
+    chosen = cases(_names(only, NAMES), _numbers(neurons, "neurons", NEURONS), samples)
+    others = _peers(peers, ("scipy", "torch", "graphblas"))
+    report = _Report("bench kernels", repeats, chart, overwrite, json_path)
+    report.measure_limits(sorted({1, *counts}))
+    for case in chosen:
+        # One sample is not split over threads.
+        report.run(case.title, case.make, others, [1] if case.name == "width1" else counts)
+    report.write({"samples": samples, "repeats": repeats, "threads": counts})
+
+
+@bench.command(short_help="The sparse DNN Graph Challenge, from samples in memory to categories.")
+@click.option("--mnist", metavar="FILE", type=PATH, help="IDX file of pictures.  [default: scikit-learn's digits]")
+@number("--neurons", "Neurons of each layer.", default=1024)
+@number("--layers", "Number of layers.", default=120)
+@number("--samples", "The first samples only.  [default: all]")
+@number("--threads", "Threads.  [default: all processors that may be used]")
+@number("--repeats", "Rounds, in each of which every contender runs once.", default=3)
+@click.option(
+    "--peers", default="graphblas", show_default=True, metavar="NAMES", help="Whom to compare with; scipy is slow."
+)
+@CHART
+@OVERWRITE
+@JSON
+def graphchallenge(
+    mnist: Path | None,
+    neurons: int,
+    layers: int,
+    samples: int | None,
+    threads: int | None,
+    repeats: int,
+    peers: str,
+    chart: Path | None,
+    overwrite: bool,
+    json_path: Path | None,
+) -> None:
+    """Run the Graph Challenge: RadiX-Net with constant weights on handwritten digits, enlarged to its input.
+
+    Edges are the challenge's, edges of the network x samples, whether or not a sample is alive still. The lists of
+    categories have to be equal.
+    """
+    from dasksdnn.bench.challenge import PEERS, challenge
+    from dasksdnn.engines.inference import check_threads
+
+    count, others = check_threads(threads), _peers(peers, PEERS)
+    report = _Report("bench graphchallenge", repeats, chart, overwrite, json_path, [] if mnist is None else [mnist])
+    work = challenge(neurons, layers, mnist=mnist, samples=samples)
+    title = f"{neurons:,} neurons x {layers} layers, {work.x.shape[0]:,} samples"
+    report.run(title, lambda: work, others, [count])
+    facts = {"neurons": neurons, "layers": layers, "samples": work.x.shape[0], "repeats": repeats, "threads": count}
+    report.write(facts | {"input": "digits of scikit-learn" if mnist is None else mnist.name})
+
+
+class _Report:
+    """What is printed as it is measured, and written at the end; everything is checked at the start."""
+
+    def __init__(
+        self,
+        command: str,
+        repeats: int,
+        chart: Path | None,
+        overwrite: bool,
+        json_path: Path | None,
+        inputs: Sequence[Path] = (),
+    ) -> None:
+        from dasksdnn.bench.chart import check_chart
+        from dasksdnn.bench.machine import describe
+        from dasksdnn.bench.report import machine_table
+
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats}: it must be at least 1")
+        check_chart(chart)
+        check_outputs(overwrite, files=[chart], report=json_path, inputs=inputs)
+        self.command, self.repeats = command, repeats
+        self.chart, self.overwrite, self.json_path = chart, overwrite, json_path
+        self.machine = describe(PACKAGES)
+        self.found: list[Comparison] = []
+        self.limits: dict[int, Bandwidth] = {}
+        self.rows = machine_table(self.machine)
+
+    def measure_limits(self, threads: Sequence[int]) -> None:
+        """Measure the memory with each number of threads."""
+        from dasksdnn.bench.contender import Crew
+        from dasksdnn.bench.machine import bandwidth
+        from dasksdnn.bench.report import limits_table
+
+        with ExitStack() as stack:
+            self.limits = bandwidth([stack.enter_context(Crew(n)) for n in threads])
+        self.rows |= limits_table(self.limits)
+
+    def run(self, title: str, make: Callable[[], Any], peers: Sequence[str], threads: Sequence[int]) -> None:
+        """Say what is compared, compare, and print the table."""
+        from dasksdnn.bench.compare import compare
+        from dasksdnn.bench.report import HEADER, summary, table
+
+        if not self.found:
+            show(self.command, self.rows)
+        click.echo()
+        show(title, {})  # before the work: some of it takes minutes
+        found = compare(title, make(), peers, threads, self.repeats, self.limits)
+        self.found.append(found)
+        show_grid(HEADER, table(found))
+        click.echo(f"  {summary(found)}")
+
+    def write(self, settings: dict[str, Any]) -> None:
+        """Write the report and the chart that were asked for."""
+        from dataclasses import asdict
+
+        from dasksdnn.bench.chart import write_chart
+
+        memory = {str(threads): asdict(limit) for threads, limit in self.limits.items()}
+        record = {"command": self.command, "machine": self.machine, "bandwidth": memory, "settings": settings}
+        write_json(self.json_path, {**record, "cases": [found.as_dict() for found in self.found]})
+        write_chart(self.chart, self.found, overwrite=self.overwrite)
+
+
+def _names(text: str | None, default: Sequence[str]) -> list[str]:
+    return list(default) if text is None else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
+def _peers(text: str, known: Sequence[str]) -> list[str]:
+    names = _names(text, known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"peers: {name!r} is not known; use some of {','.join(known)}")
+    return names
+
+
+def _numbers(text: str | None, name: str, default: Sequence[int]) -> list[int]:
+    """Read "1,2"."""
+    if text is None:
+        return list(default)
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is not a list of whole numbers, such as 1,2") from None
+    if min(numbers) < 1:
+        raise InputError(f"{name}: {min(numbers)} is not usable; it must be at least 1")
+    return list(dict.fromkeys(numbers))
