@@ -110,15 +110,19 @@ def peak_resident_tree() -> int:
 
 
 @cache
-def cache_bytes() -> int:
-    """Size of one core's second-level cache (1 MiB where the system does not tell)."""
+def caches() -> tuple[int, int]:
+    """Bytes of one core's second-level cache, and of the last-level cache that cores share (1 and 8 MiB where the system does not tell)."""
+    second = _cache_bytes(2, "SC_LEVEL2_CACHE_SIZE") or 1 << 20
+    return second, max(second, _cache_bytes(3, "SC_LEVEL3_CACHE_SIZE") or 8 << 20)
+
+
+def _cache_bytes(level: int, name: str) -> int:
     with suppress(OSError, ValueError):
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text().strip()
         return int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0)
     with suppress(OSError, ValueError):
-        if (size := os.sysconf("SC_LEVEL2_CACHE_SIZE")) > 0:
-            return size
-    return 1 << 20
+        return os.sysconf(name)
+    return 0
 
 
 def parse_bytes(text: str | int | None) -> int | None:

@@ -19,7 +19,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from dasksdnn.kernels.microkernel import lanes
+from dasksdnn.kernels.vectors import lanes
 from dasksdnn.network import Array
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)

@@ -95,7 +95,7 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
         "processors": host.threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "cache_bytes": host.cache_bytes(),
+        "cache_bytes": list(host.caches()),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": {name: _version(name) for name in packages},
     }

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from dasksdnn import host
 from dasksdnn.bench.contender import OURS, Contender, Crew, share, spans
 from dasksdnn.bench.work import Backward, Challenge, Forward, Parts, Width1
 from dasksdnn.engines.inference import stream
-from dasksdnn.engines.loading import load, sizes_of
-from dasksdnn.engines.part import PanelLayer
-from dasksdnn.engines.part import forward as through
-from dasksdnn.kernels.spmm import LANES
+from dasksdnn.engines.loading import Slab, load, sizes_of
+from dasksdnn.kernels.block import Block, make_block
+from dasksdnn.kernels.chain import Chain, run_chain
+from dasksdnn.kernels.panels import LANES, new_panel
+from dasksdnn.kernels.sddmm import sddmm
+from dasksdnn.kernels.spmm import spmm_transposed
+from dasksdnn.kernels.spmv import spmv
 from dasksdnn.network import Array, Layer, Network
+from dasksdnn.partition.order import neuron_order
 from dasksdnn.partition.partition import Partition
 from dasksdnn.plan.schedule import tile_for
 from dasksdnn.sources.datasets import as_dataset
@@ -39,17 +44,21 @@ def _network(layers: Sequence[Layer]) -> Network:
 def forward(work: Forward, crew: Crew) -> list[Contender]:
     """Panels of the width that a plan would choose, split over threads, through layers loaded from a store."""
     store = _stored(_network(work.layers), crew)
-    layers = load(store, 0, len(store))
-    tile = tile_for(sizes_of(store), work.samples, crew.threads, host.cache_bytes())
+    slab = load(store, 0, len(store))
+    tile = _tile(store, work.samples, crew.threads)
     panels = _Panels(work.x, max(store.widths), tile, crew.threads)
 
     def run() -> None:
-        crew.each(lambda thread: panels.run(layers, thread), range(crew.threads))
+        crew.each(lambda thread: panels.run(slab.chain, thread), range(crew.threads))
 
     def result(_: Any) -> list[Array]:
-        return [panels.outputs(layers[-1].rows)]
+        return [panels.outputs(slab.orders[-1])]
 
-    return [Contender(OURS, crew.threads, run, result, panels.fill, layers[0].indices.itemsize)]
+    return [Contender(OURS, crew.threads, run, result, panels.fill, slab.chain.indices.itemsize)]
+
+
+def _tile(store: Store, samples: int, threads: int) -> int:
+    return tile_for(sizes_of(store), samples, threads, host.caches())
 
 
 class _Panels:
@@ -57,8 +66,8 @@ class _Panels:
 
     def __init__(self, x: Array, widest: int, tile: int, threads: int) -> None:
         self._x, self._spans = x, spans(x.shape[1], tile)
-        self._buffers = [np.empty((widest, tile), x.dtype) for _ in self._spans]
-        self._spare = [np.empty((widest, tile), x.dtype) for _ in range(threads)]
+        self._buffers = [new_panel(widest, tile, x.dtype) for _ in self._spans]
+        self._spare = [new_panel(widest, tile, x.dtype) for _ in range(threads)]
         self._threads = threads
 
     def fill(self) -> None:
@@ -66,11 +75,12 @@ class _Panels:
         for span, buffer in zip(self._spans, self._buffers, strict=True):
             buffer[: self._x.shape[0], : span.stop - span.start] = self._x[:, span]
 
-    def run(self, layers: Sequence[PanelLayer], thread: int) -> None:
+    def run(self, chain: Chain, thread: int) -> None:
         """Take one thread's tiles through all layers."""
         for i in range(thread, len(self._spans), self._threads):
             samples = self._spans[i].stop - self._spans[i].start
-            self._buffers[i], self._spare[thread] = through(layers, self._buffers[i], self._spare[thread], samples)
+            panels = (self._buffers[i], self._spare[thread])
+            self._buffers[i], self._spare[thread] = run_chain(chain, 0, len(chain), *panels, samples)
 
     def outputs(self, rows: Array) -> Array:
         """What is in the tiles, the network's neurons in their own order."""
@@ -80,59 +90,107 @@ class _Panels:
         return out
 
 
-def _blocks(layers: Sequence[Layer], transpose: bool) -> list[Any]:
-    from dasksdnn.kernels.block import make_block
-
-    blocks = []
-    for weights in (layer.weights for layer in layers):
-        indices = weights.indices.astype(index_dtype(weights.shape[1]))
-        blocks.append(make_block(weights.indptr.astype(np.int64), indices, weights.shape[1], transpose=transpose))
-    return blocks
+#: Panels of this many bytes stay near: wider ones than a product forward wants, which gradients are summed faster over.
+_NEAR = 1 << 20
 
 
 def backward(work: Backward, crew: Crew) -> list[Contender]:
-    """Each thread takes a share of the samples through both products; the threads' gradients are added up."""
-    from dasksdnn.kernels.sddmm import sddmm
-    from dasksdnn.kernels.spmm import spmm_transposed  # type: ignore[attr-defined]
+    """Each thread takes panels of its samples through both products; the threads' gradients are added up."""
+    store = _stored(_network(work.layers), crew)
+    slab, each = load(store, 0, len(store)), share(work.samples, crew.threads)
+    near = each * max(store.widths) * work.x.itemsize <= _NEAR
+    tile = -(-each // LANES) * LANES if near else _tile(store, work.samples, crew.threads)
+    cut = [_Back(work, slab, span) for span in spans(work.samples, tile)]
+    mine = [cut[thread :: crew.threads] for thread in range(min(crew.threads, len(cut)))]
+    gradients = [[np.empty(block.nonzeros, work.x.dtype) for block in cut[0].blocks] for _ in mine]
 
-    blocks, weights = _blocks(work.layers, True)[::-1], [layer.weights.data for layer in work.layers[::-1]]
-    cut = spans(work.samples, -(-share(work.samples, crew.threads) // LANES) * LANES)
-    inputs = [[np.ascontiguousarray(x[:, span]) for _, x in work.reversed()] for span in cut]
-    last = [np.ascontiguousarray(work.delta[:, span]) for span in cut]
-    buffers = [[np.empty_like(x) for x in panels] for panels in inputs]
-    gradients = [[np.empty_like(data) for data in weights] for _ in cut]
-
-    def back(i: int) -> None:
-        delta, samples = last[i], last[i].shape[1]
-        for k, block in enumerate(blocks):
-            sddmm(block, delta, inputs[i][k], gradients[i][k], samples)
-            spmm_transposed(block, weights[k], delta, buffers[i][k], samples)
-            delta = buffers[i][k]
+    def back(thread: int) -> None:
+        for panel in mine[thread]:
+            panel.run(gradients[thread], accumulate=panel is not mine[thread][0])
 
     def run() -> None:
-        crew.each(back, range(len(cut)))
+        crew.each(back, range(len(mine)))
         for others in gradients[1:]:
             for total, part in zip(gradients[0], others, strict=True):
                 total += part
 
     def result(_: Any) -> list[Array]:
-        return [np.hstack([panels[-1] for panels in buffers]), *gradients[0][::-1]]
+        found = zip(
+            work.layers,
+            cut[0].blocks,
+            (np.arange(work.x.shape[0]), *slab.orders),
+            slab.orders,
+            gradients[0],
+            strict=False,
+        )
+        return [np.hstack([panel.inputs() for panel in cut]), *(_in_order(*each) for each in found)]
 
-    return [Contender(OURS, crew.threads, run, result, index_bytes=blocks[0].indices.itemsize)]
+    return [Contender(OURS, crew.threads, run, result, index_bytes=slab.chain.indices.itemsize)]
+
+
+class _Back:
+    """Some samples on their way back: every layer's input and delta, in the store's order of neurons."""
+
+    def __init__(self, work: Backward, slab: Slab, span: slice) -> None:
+        chain = slab.chain
+        patterns = [chain.block(k) for k in range(len(chain))]
+        self.blocks = [make_block(b.indptr, b.indices, b.inputs, transpose=True) for b in patterns]
+        self._weights = [chain.values(k)[0] for k in range(len(chain))]
+        self._samples = span.stop - span.start
+        natural = np.arange(work.x.shape[0])
+        orders = (natural, *slab.orders)
+        self._x = [self._panel(panel[order, span]) for panel, order in zip(work.panels[:-1], orders, strict=False)]
+        self._delta = [new_panel(x.shape[0], x.shape[1], x.dtype) for x in self._x] + [
+            self._panel(work.delta[orders[-1], span])
+        ]
+
+    @staticmethod
+    def _panel(values: Array) -> Array:
+        panel = new_panel(values.shape[0], values.shape[1], values.dtype)
+        panel[...] = values
+        return panel
+
+    def run(self, gradients: list[Array], accumulate: bool) -> None:
+        """Both products of every layer, the last first."""
+        for k in range(len(self.blocks) - 1, -1, -1):
+            block, delta = self.blocks[k], self._delta[k + 1]
+            sddmm(block, delta, self._x[k], gradients[k], self._samples, accumulate=accumulate)
+            spmm_transposed(block, self._weights[k], delta, self._delta[k], self._samples)
+
+    def inputs(self) -> Array:
+        """The gradient of the network's inputs."""
+        return self._delta[0]
+
+
+def _in_order(layer: Layer, block: Block, columns: Array, rows: Array, gradient: Array) -> Array:
+    """A gradient of stored weights in the order in which the network has them."""
+    local = scipy.sparse.csr_array(
+        (gradient, block.indices.astype(np.int64), block.indptr), shape=(block.rows, block.inputs)
+    ).tocoo()
+    whole = scipy.sparse.coo_array(
+        (local.data, (rows[local.row], columns[local.col])), shape=layer.weights.shape
+    ).tocsr()
+    whole.sort_indices()
+    return np.asarray(whole.data)
 
 
 def width1(work: Width1, crew: Crew) -> list[Contender]:
-    """The kernel for one sample; one thread."""
-    from dasksdnn.kernels.spmv import spmv
+    """The kernel for one sample, rows in the order of a store; one thread."""
+    orders = [neuron_order(layer.weights, np.arange(layer.weights.shape[0])) for layer in work.layers[: work.distinct]]
+    ordered = [layer.weights[orders[k % work.distinct]] for k, layer in enumerate(work.layers)]
+    dtype = index_dtype(work.x.size)
+    blocks = [make_block(weights.indptr, weights.indices.astype(dtype), work.x.size) for weights in ordered]
+    y = [np.empty_like(layer.bias) for layer in work.layers]
+    biases = [layer.bias[orders[k % work.distinct]] for k, layer in enumerate(work.layers)]
 
-    blocks, y = _blocks(work.layers, False), [np.empty_like(layer.bias) for layer in work.layers]
+    def run() -> None:
+        for block, weights, layer, bias, out in zip(blocks, ordered, work.layers, biases, y, strict=True):
+            spmv(block, weights.data, bias, layer.activation, work.x, out)
 
-    def run() -> list[Array]:
-        for block, layer, out in zip(blocks, work.layers, y, strict=True):
-            spmv(block, layer.weights.data, layer.bias, layer.activation, work.x, out)
-        return y
+    def result(_: Any) -> list[Array]:
+        return [out[np.argsort(orders[k % work.distinct])] for k, out in enumerate(y)]
 
-    return [Contender(OURS, crew.threads, run, lambda found: found, index_bytes=blocks[0].indices.itemsize)]
+    return [Contender(OURS, crew.threads, run, result, index_bytes=dtype.itemsize)]
 
 
 def parts(work: Parts, crew: Crew) -> list[Contender]:

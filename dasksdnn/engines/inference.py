@@ -151,7 +151,7 @@ def _plan(
         budget,
         reserved=reserved,
         threads=count,
-        cache=host.cache_bytes(),
+        caches=host.caches(),
         input_bytes=lambda n: int(dataset.block_bytes(n)) + n * store.widths[0] * store.dtype.itemsize,
         output_bytes=sink.nbytes,
         rows=rows,

@@ -79,6 +79,8 @@ class _Block:
 
     def emit(self) -> None:
         b, named = self.b, self.named
+        if "before" in self.arrays and self.rows >= _STREAMED_ROWS:
+            self._fetch_before()
         sums = self._sum()
         ys = cgutils.unpack_tuple(b, self.arrays["y"].shape)[1]
         for r in range(self.rows):
@@ -156,6 +158,14 @@ class _Block:
         source = self._column("following", e)
         for t in range(self.count):
             self._prefetch(self.b.gep(source, [_I64(t * self.v.lanes)]), _ALL_CACHES)
+
+    def _fetch_before(self) -> None:
+        """Ask for what the sums will be compared with."""
+        b, pitch = self.b, cgutils.unpack_tuple(self.b, self.arrays["before"].shape)[1]
+        for r in range(self.rows):
+            at = b.add(b.mul(b.add(self.named["i"], _I64(r)), pitch), self.named["s"])
+            for t in range(self.count):
+                self._prefetch(self._pointer("before", b.add(at, _I64(t * self.v.lanes))), _ALL_CACHES)
 
     def _stream(self, e: Any) -> None:
         """Ask for the weights of rows to come: they are read once, and must not push panels out of the outer caches."""

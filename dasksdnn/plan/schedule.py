@@ -21,7 +21,7 @@ PANEL_BYTES = 64 << 20
 SLAB_BYTES = 64 << 20
 #: Assumed until they are measured: multiply-adds a second of one thread on a wide panel, the width that reaches half of
 #: that, and bytes of weights a second read from a store and made ready.
-KERNEL_RATE, HALF_WIDTH = 25e9, 24
+KERNEL_RATE, HALF_WIDTH = 60e9, 24
 READ_RATE = 5e8
 #: Assumed likewise: seconds to load a slab however small, and for each part that it is made of.
 LOAD_SECONDS, PART_SECONDS = 6e-3, 3e-3
@@ -130,7 +130,7 @@ def plan_inference(
     *,
     reserved: int,
     threads: int,
-    cache: int,
+    caches: tuple[int, int],
     input_bytes: Callable[[int], int],
     output_bytes: Callable[[Settings], int],
     rows: int,
@@ -147,8 +147,8 @@ def plan_inference(
     reserved : int
         Bytes that it holds already.
     threads : int
-    cache : int
-        Bytes of a core's second-level cache.
+    caches : (int, int)
+        Bytes of a core's second-level cache, and of the last-level cache that all share.
     input_bytes : callable
         Bytes held to read that many samples of the dataset.
     output_bytes : callable
@@ -177,7 +177,7 @@ def plan_inference(
         seconds = max(compute, reading) if settings.prefetch else compute + reading
         return Candidate(settings, projection, seconds, read, projection.total <= budget)
 
-    ways = list(_settings(sizes, samples, threads, cache, rows))
+    ways = list(_settings(sizes, samples, threads, caches, rows))
     smallest = min(project(settings).total for settings in ways)
     candidates = tuple(price(_fill(settings, project, budget, samples, sizes)) for settings in ways)
     fitting = [c for c in candidates if c.fits]
@@ -196,18 +196,39 @@ def _amount(budget: int) -> str:
     return f"{budget / MIB:.0f} MiB" if budget >= MIB else f"{budget} bytes"
 
 
-def tile_for(sizes: Sizes, samples: int, threads: int, cache: int) -> int:
-    """Panel width: 1 KiB a row where the whole panel fits a core's cache, else 256 B, which the kernels take in one strip
-    and which keeps rows of a wide layer close together; less where there are too few samples for all threads.
+#: Bytes of a row that the kernels take at once: four vectors of 64 bytes, or three.
+STRIP, NARROW_STRIP = 256, 192
+#: No panel is wider: beyond, nothing is gained.
+WIDEST = 1024
+
+
+def tile_for(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int]) -> int:
+    """Choose a panel's width in samples, from where a layer's input and output then are while the kernel reads them.
+
+    - Several strips wide, where the whole input stays in the core's own cache: calls are fewer.
+    - One strip wide otherwise, so that no row brings along what is not needed yet.
+    - A narrower strip, where the two panels of every thread would not fit in the shared cache.
+
+    `tests/benchmarks/test_width.py` holds this against measurement.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    samples, threads : int
+        Fewer samples a thread mean narrower panels, so that all threads have some.
+    caches : (int, int)
+        Bytes of a core's second-level cache, and of the last-level cache that all share.
     """
-    whole = max(sizes.widths) * 1024 <= cache
+    rows, (near, shared) = max(sizes.widths), caches
+    strip = STRIP if 2 * threads * rows * STRIP <= shared else NARROW_STRIP
+    width = max(strip, min(WIDEST, near // rows // STRIP * STRIP))
     share = -(-samples // threads)
-    return max(NARROWEST, min((1024 if whole else 256) // sizes.itemsize, share) // NARROWEST * NARROWEST)
+    return max(NARROWEST, min(width // sizes.itemsize, share) // NARROWEST * NARROWEST)
 
 
-def _settings(sizes: Sizes, samples: int, threads: int, cache: int, rows: int) -> Iterator[Settings]:
+def _settings(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int], rows: int) -> Iterator[Settings]:
     """Yield ways to run, the panels of the streaming ones still to be filled up to the budget."""
-    best = tile_for(sizes, samples, threads, cache)
+    best = tile_for(sizes, samples, threads, caches)
     panel = max(sizes.widths) * best * sizes.itemsize
     few = max(1, min(max(4 * threads, PANEL_BYTES // panel), -(-samples // best)))
     whole, single = cut_slabs(sizes, SLAB_BYTES), cut_slabs(sizes, 1)

@@ -21,7 +21,7 @@ def choose(what, budget, samples=3000, **other):
     given = {
         "reserved": 150 * MIB,
         "threads": 2,
-        "cache": MIB,
+        "caches": (MIB, 32 * MIB),
         "input_bytes": lambda n: n * what.widths[0] * 8,
         "output_bytes": lambda s: s.threads * 4 * MIB,
         "rows": 64,
@@ -80,12 +80,16 @@ def test_weights_stay_where_they_fit_and_stream_where_not():
 
 
 def test_panels_are_narrow_for_wide_layers_and_few_samples():
+    caches = (MIB, 32 * MIB)
     wide = Sizes((65536, 65536), 4, (1,), (1,))
-    assert tile_for(sizes(width=1024), 10_000, 2, MIB) == 256
-    assert tile_for(wide, 10_000, 2, MIB) == 64
-    assert tile_for(Sizes((65536, 65536), 8, (1,), (1,)), 10_000, 2, MIB) == 32
-    assert tile_for(sizes(width=1024), 40, 2, MIB) == 2 * NARROWEST // 2
-    assert tile_for(sizes(width=1024), 1, 8, MIB) == NARROWEST
+    assert tile_for(sizes(width=1024), 10_000, 2, caches) == 256
+    assert tile_for(sizes(width=4096), 10_000, 2, caches) == 64
+    assert tile_for(sizes(width=16384), 10_000, 2, caches) == 64
+    assert tile_for(wide, 10_000, 2, caches) == 48
+    assert tile_for(wide, 10_000, 2, (MIB, 128 * MIB)) == 64
+    assert tile_for(Sizes((65536, 65536), 8, (1,), (1,)), 10_000, 2, caches) == 16
+    assert tile_for(sizes(width=1024), 40, 2, caches) == NARROWEST
+    assert tile_for(sizes(width=1024), 1, 8, caches) == NARROWEST
 
 
 def test_the_table_says_what_was_considered_and_chosen():
