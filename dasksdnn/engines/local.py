@@ -30,6 +30,9 @@ from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
 
+#: Dead samples leave a panel where they are at least one in so many: moving the others together costs as much as a layer.
+DEAD_SHARE = 4
+
 _this_thread = local()
 
 
@@ -165,7 +168,7 @@ class _Run:
         merged: Panel | None = None
         for panel in left:
             if panel is not None:
-                merged = self._pack(merged, panel, segment + 1)
+                merged = self._pack(merged, panel, np.arange(panel.count), segment + 1)
         if merged is not None:
             self.waiting[segment + 1].append(merged)
 
@@ -209,49 +212,42 @@ class _Run:
                 self._emit(panel, slab.orders[-1])
                 self._release(panel)
             else:
-                self._bury(panel, end)
-                packed = self._pack(packed, panel, segment + 1)
+                packed = self._pack(packed, panel, self._bury(panel, end), segment + 1)
         return packed
 
-    def _bury(self, panel: Panel, k: int) -> None:
-        """Take dead samples out of a panel; what is left moves together."""
-        width = self.store.widths[k]
-        live = alive_columns(panel.buffer, width, panel.count)
-        if live.all():
-            return
+    def _bury(self, panel: Panel, k: int) -> Array:
+        """Tell the fates of a panel's dead samples; returns the columns of those that go on."""
+        live = alive_columns(panel.buffer, self.store.widths[k], panel.count)
         dead = np.flatnonzero(~live)
+        if dead.size * DEAD_SHARE < panel.count:
+            return np.arange(panel.count)
         name = self.fates.die(k, panel.names[dead])
         if name is not None:
             panel.names[dead[0]] = name
             live[dead[0]] = True
-        keep = np.flatnonzero(live)
-        move_columns(panel.buffer, keep, panel.buffer, 0, width)
-        panel.names = panel.names[keep]
-        panel.count = keep.size
+        return np.flatnonzero(live)
 
-    def _pack(self, packed: Panel | None, panel: Panel, segment: int) -> Panel | None:
-        """Fill `packed` from `panel`; a full one waits for `segment`, the other is returned."""
-        tile = self.settings.tile
-        if panel.count == tile:
-            self._wait(panel, segment)
-            return packed
-        if packed is not None and panel.count:
-            count = min(tile - packed.count, panel.count)
-            columns = np.arange(panel.count - count, panel.count)
-            move_columns(
-                panel.buffer, columns, packed.buffer, packed.count, self.store.widths[self.segments[segment][0]]
-            )
-            packed.names = np.concatenate([packed.names, panel.names[columns]])
-            packed.count += count
-            panel.names = panel.names[: panel.count - count]
-            panel.count -= count
+    def _pack(self, packed: Panel | None, panel: Panel, columns: Array, segment: int) -> Panel | None:
+        """Fill `packed` with columns of `panel`; a full one waits for `segment`, one that is not is returned."""
+        tile, neurons = self.settings.tile, self.store.widths[self.segments[segment][0]]
+        if packed is not None and columns.size < tile:
+            taken, columns = np.split(columns, [tile - packed.count])
+            move_columns(panel.buffer, taken, packed.buffer, packed.count, neurons)
+            packed.names = np.concatenate([packed.names, panel.names[taken]])
+            packed.count += taken.size
             if packed.count == tile:
                 self._wait(packed, segment)
                 packed = None
-        if not panel.count:
+        if not columns.size:
             self._release(panel)
             return packed
-        return panel if packed is None else packed
+        if columns.size < panel.count:
+            move_columns(panel.buffer, columns, panel.buffer, 0, neurons)
+        panel.names, panel.count = panel.names[columns], columns.size
+        if panel.count == tile:
+            self._wait(panel, segment)
+            return packed
+        return panel
 
     def _wait(self, panel: Panel, segment: int) -> None:
         with self.lock:

@@ -199,7 +199,7 @@ def _amount(budget: int) -> str:
 #: Bytes of a row that the kernels take at once: four vectors of 64 bytes, or three.
 STRIP, NARROW_STRIP = 256, 192
 #: No panel is wider: beyond, nothing is gained.
-WIDEST = 1024
+WIDEST = 512
 
 
 def tile_for(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int]) -> int:
@@ -207,7 +207,8 @@ def tile_for(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int]) 
 
     - Several strips wide, where the whole input stays in the core's own cache: calls are fewer.
     - One strip wide otherwise, so that no row brings along what is not needed yet.
-    - A narrower strip, where the two panels of every thread would not fit in the shared cache.
+    - A narrower strip, where the two panels of every thread would take more than half of the shared cache: weights pass
+      through it too.
 
     `tests/benchmarks/test_width.py` holds this against measurement.
 
@@ -220,7 +221,7 @@ def tile_for(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int]) 
         Bytes of a core's second-level cache, and of the last-level cache that all share.
     """
     rows, (near, shared) = max(sizes.widths), caches
-    strip = STRIP if 2 * threads * rows * STRIP <= shared else NARROW_STRIP
+    strip = STRIP if 2 * threads * rows * STRIP <= shared // 2 else NARROW_STRIP
     width = max(strip, min(WIDEST, near // rows // STRIP * STRIP))
     share = -(-samples // threads)
     return max(NARROWEST, min(width // sizes.itemsize, share) // NARROWEST * NARROWEST)

@@ -82,7 +82,7 @@ def test_weights_stay_where_they_fit_and_stream_where_not():
 def test_panels_are_narrow_for_wide_layers_and_few_samples():
     caches = (MIB, 32 * MIB)
     wide = Sizes((65536, 65536), 4, (1,), (1,))
-    assert tile_for(sizes(width=1024), 10_000, 2, caches) == 256
+    assert tile_for(sizes(width=1024), 10_000, 2, caches) == 128
     assert tile_for(sizes(width=4096), 10_000, 2, caches) == 64
     assert tile_for(sizes(width=16384), 10_000, 2, caches) == 64
     assert tile_for(wide, 10_000, 2, caches) == 48
