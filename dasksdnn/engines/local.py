@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event, Lock, local
 from typing import Any
@@ -26,6 +27,7 @@ from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels import reference
 from dasksdnn.kernels.chain import run_chain
 from dasksdnn.kernels.panels import alive_columns, move_columns, new_panel
+from dasksdnn.kernels.team import Team
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
@@ -132,11 +134,15 @@ class _Run:
         self.free = [new_panel(*shape, store.dtype) for _ in range(settings.panels)]
         self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.threads)]
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
+        self.teams: list[Team | None] = [None] * settings.workers
         self.lock, self.stop = Lock(), Event()
         self.edges = 0
 
     def go(self) -> RunReport:
-        with ThreadPoolExecutor(self.settings.threads, "sdnn-compute", _mark_computing) as pool:
+        with ExitStack() as held:
+            pool = held.enter_context(ThreadPoolExecutor(self.settings.workers, "sdnn-compute", _mark_computing))
+            if self.settings.team > 1:
+                self.teams = [held.enter_context(Team(self.settings.team)) for _ in range(self.settings.workers)]
             try:
                 while (segment := self._choose()) is not None:
                     self._round(segment, pool)
@@ -159,7 +165,7 @@ class _Run:
         slab = self.weights.slab(first)
         self.weights.prefetch(last if last < len(self.store) else 0)
         source: Callable[[], Panel | None] = self._feed if segment == 0 else self._take(segment)
-        work = [pool.submit(self._work, slab, segment, source, i) for i in range(self.settings.threads)]
+        work = [pool.submit(self._work, slab, segment, source, i) for i in range(self.settings.workers)]
         try:
             left = [future.result() for future in work]
         except BaseException:
@@ -204,7 +210,7 @@ class _Run:
         edges = slab.chain.nonzeros(*span)
         while not self.stop.is_set() and (panel := source()) is not None:
             panel.buffer, self.spare[thread] = run_chain(
-                slab.chain, *span, panel.buffer, self.spare[thread], panel.count
+                slab.chain, *span, panel.buffer, self.spare[thread], panel.count, self.teams[thread]
             )
             with self.lock:
                 self.edges += edges * panel.count

@@ -20,6 +20,7 @@ from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.block import Block, find_supernodes
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.spmm import product
+from dasksdnn.kernels.team import Team, boundary, meet
 from dasksdnn.kernels.vectors import shape
 from dasksdnn.network import Activation, Array
 
@@ -114,7 +115,9 @@ def with_supernodes(chain: Chain) -> Chain:
     return Chain(*arrays, spans, chain.activations, chain.inputs)
 
 
-def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, samples: int) -> tuple[Array, Array]:
+def run_chain(
+    chain: Chain, first: int, last: int, x: Array, spare: Array, samples: int, team: Team | None = None
+) -> tuple[Array, Array]:
     """Run the first `samples` columns of `x` through layers `first` to `last`.
 
     Parameters
@@ -125,6 +128,8 @@ def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, sampl
         Panels in C order, of a width that is a multiple of `LANES`; both are overwritten.
     samples : int
         At most their width; columns up to the next multiple of `LANES` are computed too.
+    team : Team, optional
+        Threads that share the rows of every layer. The bits are the same.
 
     Returns
     -------
@@ -136,19 +141,29 @@ def run_chain(chain: Chain, first: int, last: int, x: Array, spare: Array, sampl
     chosen = chain.activations[first:last]
     codes = np.array([beyond_bounds(f) for f in chosen], np.int64)
     numbers = np.array([(*bounds(f), f.parameter) for f in chosen], chain.data.dtype).reshape(-1, 3)
-    arrays = (chain.indptr, chain.indices, chain.data, chain.bias, chain.supernodes)
-    _run(*arrays, chain.spans[first : last + 1], codes, numbers, x, spare, width, shape(x.itemsize))
+    arrays = (chain.indptr, chain.indices, chain.data, chain.bias, chain.supernodes, chain.spans[first : last + 1])
+    how = (codes, numbers, x, spare, width, shape(x.itemsize))
+    if team is None:
+        _run(*arrays, *how, 0, 1, _NOBODY)
+    else:
+        team.run(lambda member, counter: _run(*arrays, *how, member, team.members, counter))
     return (x, spare) if (last - first) % 2 == 0 else (spare, x)
 
 
+_NOBODY: Array = np.zeros(1, np.int64)
+
+
 @compiled(fastmath={"contract"})
-def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, width, shape):  # type: ignore[no-untyped-def]
+def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, width, shape, member, members, counter):  # type: ignore[no-untyped-def]
     for k in range(codes.size):
         p, e, r, g = spans[k]
         p1, e1, r1, g1 = spans[k + 1]
+        rows, nodes = indptr[p:p1], supernodes[g:g1]
         how = (numbers[k, 0], numbers[k, 1], None, numbers[k, 2])
         operands = (data[e:e1], None, indices[e:e1], bias[r:r1], *how, x, y)
-        product(indptr[p:p1], supernodes[g:g1], 0, g1 - g - 1, operands, codes[k], width, shape)
+        first, last = boundary(rows, nodes, member, members), boundary(rows, nodes, member + 1, members)
+        product(rows, nodes, first, last, operands, codes[k], width, shape)
+        meet(counter, members)
         x, y = y, x
 
 

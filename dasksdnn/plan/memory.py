@@ -74,6 +74,8 @@ class Settings:
     threads : int
     rows : int
         Samples that are read from the dataset at once.
+    team : int
+        Threads that share a panel's rows: 1 where there are samples enough for all threads.
     """
 
     tile: int
@@ -83,6 +85,12 @@ class Settings:
     prefetch: bool
     threads: int
     rows: int
+    team: int = 1
+
+    @property
+    def workers(self) -> int:
+        """Panels that are computed at once."""
+        return max(1, self.threads // self.team)
 
     @property
     def batch(self) -> int:

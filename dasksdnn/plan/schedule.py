@@ -227,21 +227,26 @@ def tile_for(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int]) 
     return max(NARROWEST, min(width // sizes.itemsize, share) // NARROWEST * NARROWEST)
 
 
+def team_for(samples: int, threads: int) -> int:
+    """How many threads share the rows of a panel: samples are shared first, down to the narrowest panels."""
+    return max(1, threads // max(1, -(-samples // NARROWEST)))
+
+
 def _settings(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int], rows: int) -> Iterator[Settings]:
     """Yield ways to run, the panels of the streaming ones still to be filled up to the budget."""
     best = tile_for(sizes, samples, threads, caches)
     panel = max(sizes.widths) * best * sizes.itemsize
     few = max(1, min(max(4 * threads, PANEL_BYTES // panel), -(-samples // best)))
     whole, single = cut_slabs(sizes, SLAB_BYTES), cut_slabs(sizes, 1)
-    rows = max(best, rows)
-    yield Settings(best, few, whole, True, True, threads, rows)
+    rows, team = max(best, rows), team_for(samples, threads)
+    yield Settings(best, few, whole, True, True, threads, rows, team)
     if len(single) > 1:
         for slabs in dict.fromkeys((whole, cut_slabs(sizes, SLAB_BYTES // 4), single)):
-            yield Settings(best, 1, slabs, False, True, threads, rows)
-            yield Settings(best, 1, slabs, False, False, threads, rows)
+            yield Settings(best, 1, slabs, False, True, threads, rows, team)
+            yield Settings(best, 1, slabs, False, False, threads, rows, team)
     for tile in sorted({max(NARROWEST, best // 64 * NARROWEST), NARROWEST}, reverse=True):
-        yield Settings(tile, 1, whole, True, True, threads, tile)
-        yield Settings(tile, 1, single, False, False, threads, tile)
+        yield Settings(tile, 1, whole, True, True, threads, tile, team)
+        yield Settings(tile, 1, single, False, False, threads, tile, team)
     yield Settings(NARROWEST, 1, single, False, False, 1, NARROWEST)
 
 

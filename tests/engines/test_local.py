@@ -49,10 +49,11 @@ def cut_at(layers, cuts):
     prefetch=st.booleans(),
     threads=st.integers(1, 3),
     rows=st.integers(1, 300),
+    team=st.integers(1, 3),
     nparts=st.integers(1, 5),
 )
 def test_any_settings_give_the_same_bits(
-    tmp_path_factory, seed, samples, tile, panels, cuts, resident, prefetch, threads, rows, nparts
+    tmp_path_factory, seed, samples, tile, panels, cuts, resident, prefetch, threads, rows, team, nparts
 ):
     net = random_net(seed)
     x = random_input(seed, samples, net.widths[0])
@@ -60,7 +61,9 @@ def test_any_settings_give_the_same_bits(
         net, tmp_path_factory.mktemp("s") / "net.zarr", partition=random_partition(net, nparts, seed), window=3000
     )
     plain = Settings(256, 1, ((0, len(net)),), True, False, 1, 10_000)
-    other = Settings(tile, panels, cut_at(len(net), cuts), resident, prefetch, threads, max(rows, tile))
+    other = Settings(
+        tile, panels, cut_at(len(net), cuts), resident, prefetch, threads, max(rows, tile), min(team, threads)
+    )
     outputs = []
     for chosen in (plain, other):
         out = np.full((samples, net.widths[-1]), np.nan, np.float32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dasksdnn.errors import MemoryBudgetError
 from dasksdnn.plan.memory import Settings, Sizes, cut_slabs, projected_mem, slab_bytes
-from dasksdnn.plan.schedule import NARROWEST, plan_inference, tile_for
+from dasksdnn.plan.schedule import NARROWEST, plan_inference, team_for, tile_for
 
 MIB = 1 << 20
 
@@ -90,6 +90,16 @@ def test_panels_are_narrow_for_wide_layers_and_few_samples():
     assert tile_for(Sizes((65536, 65536), 8, (1,), (1,)), 10_000, 2, caches) == 16
     assert tile_for(sizes(width=1024), 40, 2, caches) == NARROWEST
     assert tile_for(sizes(width=1024), 1, 8, caches) == NARROWEST
+
+
+@pytest.mark.parametrize(
+    ("samples", "threads", "team"),
+    [(10_000, 2, 1), (17, 2, 1), (16, 2, 2), (1, 8, 8), (0, 2, 2), (64, 8, 2), (40, 8, 2), (1, 1, 1)],
+)
+def test_rows_are_shared_where_samples_are_few(samples, threads, team):
+    assert team_for(samples, threads) == team
+    chosen = choose(sizes(), 1 << 40, samples, threads=threads).settings
+    assert (chosen.team, chosen.workers) == (team, threads // team)
 
 
 def test_the_table_says_what_was_considered_and_chosen():
