@@ -19,12 +19,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from dasksdnn.kernels.vectors import Vectors
+from dasksdnn.kernels.vectors import FIRST_CACHE, Vectors
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 
-#: LLVM's levels of locality of a prefetch: to be kept everywhere, or to be used once.
-_ALL_CACHES, _FIRST_CACHE = 3, 0
 #: Blocks of at least so many rows fetch the weights of the row so far ahead: the next supernode's, of sixteen rows.
 _STREAMED_ROWS, _ROWS_AHEAD = 4, 16
 
@@ -157,7 +155,7 @@ class _Block:
         """Ask for the vectors of x at column `e` of the next rows."""
         source = self._column("following", e)
         for t in range(self.count):
-            self._prefetch(self.b.gep(source, [_I64(t * self.v.lanes)]), _ALL_CACHES)
+            self.v.prefetch(self.b.gep(source, [_I64(t * self.v.lanes)]))
 
     def _fetch_before(self) -> None:
         """Ask for what the sums will be compared with."""
@@ -165,18 +163,13 @@ class _Block:
         for r in range(self.rows):
             at = b.add(b.mul(b.add(self.named["i"], _I64(r)), pitch), self.named["s"])
             for t in range(self.count):
-                self._prefetch(self._pointer("before", b.add(at, _I64(t * self.v.lanes))), _ALL_CACHES)
+                self.v.prefetch(self._pointer("before", b.add(at, _I64(t * self.v.lanes))))
 
     def _stream(self, e: Any) -> None:
         """Ask for the weights of rows to come: they are read once, and must not push panels out of the outer caches."""
         b, named = self.b, self.named
         begin = b.add(named["row"], b.mul(named["length"], _I64(_ROWS_AHEAD)))
-        self._prefetch(self._pointer("data", b.add(begin, b.mul(e, _I64(self.rows)))), _FIRST_CACHE)
-
-    def _prefetch(self, place: Any, caches: int) -> None:
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        prefetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch")
-        self.b.call(prefetch, [self.b.bitcast(place, _I8.as_pointer()), _I32(0), _I32(caches), _I32(1)])
+        self.v.prefetch(self._pointer("data", b.add(begin, b.mul(e, _I64(self.rows)))), FIRST_CACHE)
 
     def _column(self, begin: str, e: Any) -> Any:
         """Where the samples of column `e` of some rows stand in x."""

@@ -27,6 +27,8 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 #: Bytes that are summed side by side: a vector of 64 bytes, or several narrower ones.
 _BYTES = 64
+#: How far ahead of what is summed the weights are fetched: a page, where the processor's own prefetching ends.
+_AHEAD_BYTES = 4096
 
 
 def spmv(
@@ -67,7 +69,10 @@ def spmv(
 
 @intrinsic
 def _dot(context, data, at, x, indices, entry, count):  # type: ignore[no-untyped-def]
-    """The sum over k < count of data[at + k] * x[indices[entry + k]]; without indices, of x[entry + k]."""
+    """The sum over k < count of data[at + k] * x[indices[entry + k]]; without indices, of x[entry + k].
+
+    The count is a multiple of the lanes of `_BYTES`.
+    """
     signature = data.dtype(data, at, x, indices, entry, count)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -80,45 +85,24 @@ def _dot(context, data, at, x, indices, entry, count):  # type: ignore[no-untype
 
 
 def _emit_dot(v: Vectors, data: Any, at: Any, x: Any, indices: Any, entry: Any, count: Any) -> Any:
-    """A loop of whole vectors, summed in halves, then one of what is left."""
+    """A loop of whole vectors, summed in halves; what is read once is fetched from far ahead."""
     b = v.builder
-    whole = b.and_(count, _I64(-v.lanes))
     before, loop, after = b.block, b.append_basic_block("vectors"), b.append_basic_block("summed")
-    b.cbranch(b.icmp_signed(">", whole, _I64(0)), loop, after)
+    b.cbranch(b.icmp_signed(">", count, _I64(0)), loop, after)
     b.position_at_end(loop)
     k, held = b.phi(_I64), b.phi(v.type)
-    place = b.add(entry, k)
+    line, place = b.gep(data, [b.add(at, k)]), b.add(entry, k)
+    v.prefetch(b.gep(line, [_I64(_AHEAD_BYTES // v.size)]))
+    if indices is not None:
+        v.prefetch(b.gep(indices, [b.add(place, _I64(_AHEAD_BYTES // v.size))]))
     terms = v.load(b.gep(x, [place])) if indices is None else _gathered(v, x, indices, place)
-    new = v.fma(v.load(b.gep(data, [b.add(at, k)])), terms, held)
+    new = v.fma(v.load(line), terms, held)
     following = b.add(k, _I64(v.lanes))
-    b.cbranch(b.icmp_signed("<", following, whole), loop, after)
+    b.cbranch(b.icmp_signed("<", following, count), loop, after)
     k.add_incoming(_I64(0), before)
     k.add_incoming(following, loop)
     b.position_at_end(after)
-    total = b.extract_element(v.sum_lanes([v.merge(held, new, before, loop)])[0], _I32(0))
-    return _emit_rest(v, total, data, at, x, indices, entry, whole, count)
-
-
-def _emit_rest(v: Vectors, total: Any, data: Any, at: Any, x: Any, indices: Any, entry: Any, k: Any, count: Any) -> Any:
-    b = v.builder
-    before, loop, after = b.block, b.append_basic_block("rest"), b.append_basic_block("done")
-    b.cbranch(b.icmp_signed("<", k, count), loop, after)
-    b.position_at_end(loop)
-    e, held = b.phi(_I64), b.phi(v.value)
-    place = b.add(entry, e)
-    term = b.load(b.gep(x, [place if indices is None else _index(v, indices, place)]))
-    new = b.fadd(held, b.fmul(b.load(b.gep(data, [b.add(at, e)])), term))
-    following = b.add(e, _I64(1))
-    b.cbranch(b.icmp_signed("<", following, count), loop, after)
-    e.add_incoming(k, before)
-    e.add_incoming(following, loop)
-    held.add_incoming(total, before)
-    held.add_incoming(new, loop)
-    b.position_at_end(after)
-    final = b.phi(v.value)
-    final.add_incoming(total, before)
-    final.add_incoming(new, loop)
-    return final
+    return b.extract_element(v.sum_lanes([v.merge(held, new, before, loop)])[0], _I32(0))
 
 
 def _gathered(v: Vectors, x: Any, indices: Any, place: Any) -> Any:
@@ -138,24 +122,65 @@ def _index(v: Vectors, indices: Any, place: Any) -> Any:
 
 @compiled(fastmath={"contract"})
 def _spmv(indptr, indices, supernodes, first, last, data, bias, low, high, code, parameter, x, y):  # type: ignore[no-untyped-def]
-    longest = 0
-    for g in range(first, last):
-        longest = max(longest, indptr[supernodes[g] + 1] - indptr[supernodes[g]])
-    shared = np.empty(longest, data.dtype)
-    for g in range(first, last):
-        i, end = supernodes[g], supernodes[g + 1]
-        e = indptr[i]
-        n = indptr[i + 1] - e
-        if end - i > 1:
-            for k in range(n):
-                shared[k] = x[np.int64(indices[e + k])]
-        for r in range(i, end):
-            at = e + (r - i) * n
-            z = bias[r] + (_dot(data, at, shared, None, 0, n) if end - i > 1 else _dot(data, at, x, indices, at, n))
-            z = low if z < low else z
-            y[r] = high if z > high else z
+    begin, end = supernodes[first], supernodes[last]
+    if last - first == end - begin:
+        _rows(indptr, indices, begin, end, data, x, y)
+    else:
+        _supernodes(indptr, indices, supernodes, first, last, data, x, y)
+    for i in range(begin, end):
+        z = bias[i] + y[i]
+        z = low if z < low else z
+        y[i] = high if z > high else z
     if code:
-        transform(y.reshape(1, y.size), 0, 1, supernodes[first], supernodes[last] - supernodes[first], code, parameter)
+        transform(y.reshape(1, y.size), 0, 1, begin, end - begin, code, parameter)
+
+
+@compiled(fastmath={"contract"})
+def _rows(indptr, indices, first, last, data, x, y):  # type: ignore[no-untyped-def]
+    """Rows one after the other."""
+    e = indptr[first]
+    for i in range(first, last):
+        end = indptr[i + 1]
+        whole = (end - e) & -(_BYTES // data.itemsize)
+        z = _dot(data, e, x, indices, e, whole)
+        for k in range(e + whole, end):
+            z += data[k] * x[np.int64(indices[k])]
+        y[i] = z
+        e = end
+
+
+@compiled(fastmath={"contract"})
+def _supernodes(indptr, indices, supernodes, first, last, data, x, y):  # type: ignore[no-untyped-def]
+    """Gather the next supernode's columns before this one's rows are computed: what was just stored is slow to load."""
+    now, then = np.empty(x.size, data.dtype), np.empty(x.size, data.dtype)
+    _gather(indptr, indices, supernodes[first], x, now)
+    for g in range(first, last):
+        if g + 1 < last:
+            _gather(indptr, indices, supernodes[g + 1], x, then)
+        _twins(indptr, supernodes[g], supernodes[g + 1], data, now, y)
+        now, then = then, now
+
+
+@compiled
+def _gather(indptr, indices, i, x, out):  # type: ignore[no-untyped-def]
+    """The inputs of row `i`, in its order."""
+    e = indptr[i]
+    for k in range(indptr[i + 1] - e):
+        out[k] = x[np.int64(indices[e + k])]
+
+
+@compiled(fastmath={"contract"})
+def _twins(indptr, first, last, data, inputs, y):  # type: ignore[no-untyped-def]
+    """Rows of a supernode, whose inputs stand in the order of its columns."""
+    at = indptr[first]
+    n = indptr[first + 1] - at
+    whole = n & -(_BYTES // data.itemsize)
+    for i in range(first, last):
+        z = _dot(data, at, inputs, None, 0, whole)
+        for k in range(whole, n):
+            z += data[at + k] * inputs[k]
+        y[i] = z
+        at += n
 
 
 def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:

@@ -8,7 +8,10 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+#: LLVM's levels of locality of a prefetch: to be kept in every cache, or to be used once.
+ALL_CACHES, FIRST_CACHE = 3, 0
 
 
 @cache
@@ -82,6 +85,13 @@ class Vectors:
     def store(self, vector: Any, start: Any, t: int = 0) -> None:
         """Write a vector where `load` would read it."""
         self.builder.store(vector, self._at(start, t), align=self.size)
+
+    def prefetch(self, place: Any, caches: int = ALL_CACHES) -> None:
+        """Ask for the cache line of a place that will be read soon; it need not be inside of its array."""
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch")
+        line = self.builder.bitcast(place, _I8.as_pointer())
+        self.builder.call(function, [line, _I32(0), _I32(caches), _I32(1)])  # to read; of data
 
     def splat(self, scalar: Any) -> Any:
         """A vector of one value."""
