@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import scipy.sparse
 
 from dasksdnn.bench.work import Backward, Forward, Parts, Width1, Work
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
+from dasksdnn.partition.order import neuron_order
 from dasksdnn.partition.partition import partition
 from dasksdnn.sources.generators import community, radixnet, random_network
 
@@ -129,11 +131,15 @@ def _backward(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
 
 
 def _width1(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
+    """Layers below one another until no cache holds them, rows and columns in the order in which a store has them."""
+
     def make(pattern: str, n: int) -> Width1:
-        distinct = _PATTERNS[pattern](n, 3)
-        count = max(3, -(-far // (6 * distinct[0].edges)))
-        copies = (replace(layer, weights=layer.weights.copy()) for k in range(count) for layer in [distinct[k % 3]])
-        return Width1(tuple(copies), 3, _input(n, 1)[:, 0])
+        made = [layer.weights for layer in _PATTERNS[pattern](n, 4)]
+        orders = [neuron_order(weights, np.arange(n)) for weights in made]
+        some = [after[rows][:, columns] for after, rows, columns in zip(made[1:], orders[1:], orders[:-1], strict=True)]
+        count = max(3, -(-far // (6 * some[0].nnz)))
+        tall = scipy.sparse.vstack([some[k % len(some)] for k in range(count)], format="csr")
+        return Width1(Layer(tall, np.zeros(tall.shape[0]), Activation("relu")), _input(n, 1)[:, 0])
 
     return _each("width1", "one sample", sizes, make)
 

@@ -19,10 +19,9 @@ from dasksdnn.kernels.block import Block, make_block
 from dasksdnn.kernels.chain import Chain, run_chain
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.sddmm import sddmm
-from dasksdnn.kernels.spmm import spmm_transposed
+from dasksdnn.kernels.spmm import split_rows, spmm_transposed
 from dasksdnn.kernels.spmv import spmv
 from dasksdnn.network import Array, Layer, Network
-from dasksdnn.partition.order import neuron_order
 from dasksdnn.partition.partition import Partition
 from dasksdnn.plan.schedule import tile_for
 from dasksdnn.sources.datasets import as_dataset
@@ -175,22 +174,18 @@ def _in_order(layer: Layer, block: Block, columns: Array, rows: Array, gradient:
 
 
 def width1(work: Width1, crew: Crew) -> list[Contender]:
-    """The kernel for one sample, rows in the order of a store; one thread."""
-    orders = [neuron_order(layer.weights, np.arange(layer.weights.shape[0])) for layer in work.layers[: work.distinct]]
-    ordered = [layer.weights[orders[k % work.distinct]] for k, layer in enumerate(work.layers)]
-    dtype = index_dtype(work.x.size)
-    blocks = [make_block(weights.indptr, weights.indices.astype(dtype), work.x.size) for weights in ordered]
-    y = [np.empty_like(layer.bias) for layer in work.layers]
-    biases = [layer.bias[orders[k % work.distinct]] for k, layer in enumerate(work.layers)]
+    """The kernel for one sample; its rows split over the threads."""
+    weights, bias, dtype = work.layer.weights, work.layer.bias, index_dtype(work.x.size)
+    block, y = make_block(weights.indptr, weights.indices.astype(dtype), work.x.size), np.empty_like(bias)
+    parts = split_rows(block, crew.threads)
 
     def run() -> None:
-        for block, weights, layer, bias, out in zip(blocks, ordered, work.layers, biases, y, strict=True):
-            spmv(block, weights.data, bias, layer.activation, work.x, out)
+        crew.each(
+            lambda part: spmv(block, weights.data, bias, work.layer.activation, work.x, y, part=part),
+            parts,
+        )
 
-    def result(_: Any) -> list[Array]:
-        return [out[np.argsort(orders[k % work.distinct])] for k, out in enumerate(y)]
-
-    return [Contender(OURS, crew.threads, run, result, index_bytes=dtype.itemsize)]
+    return [Contender(OURS, crew.threads, run, lambda _: [y], index_bytes=dtype.itemsize)]
 
 
 def parts(work: Parts, crew: Crew) -> list[Contender]:

@@ -103,9 +103,5 @@ def backward(work: Backward, crew: Crew) -> list[Contender]:
 
 def width1(work: Width1, crew: Crew) -> list[Contender]:
     """Matrix times vector."""
-    layers, x = [_csr(layer.weights) for layer in work.layers], _tensor(work.x)
-    return [
-        _contender(
-            "PyTorch CSR", crew, lambda: [torch.relu_(w @ x) for w in layers], lambda out: [y.numpy() for y in out]
-        )
-    ]
+    weights, x = _csr(work.layer.weights), _tensor(work.x)
+    return [_contender("PyTorch CSR", crew, lambda: torch.relu_(weights @ x), lambda y: [y.numpy()])]

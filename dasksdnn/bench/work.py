@@ -11,6 +11,7 @@ import numpy as np
 
 from dasksdnn.errors import DaskSDNNError
 from dasksdnn.kernels import reference
+from dasksdnn.kernels.block import find_supernodes
 from dasksdnn.network import Array, Layer, Network
 from dasksdnn.partition.partition import Partition
 
@@ -159,34 +160,33 @@ class Parts(Forward):
 
 @dataclass(frozen=True)
 class Width1(_Whole):
-    """One sample against many layers, more than any cache holds; every layer reads the same input.
+    """One sample times more weights than any cache holds.
 
     Attributes
     ----------
-    layers : tuple of Layer
-    distinct : int
-        Layer k has the values of layer k - distinct, at another place in memory.
+    layer : Layer
+        Many layers of the same inputs, below one another.
     x : array of shape (inputs,)
     """
 
-    layers: tuple[Layer, ...]
-    distinct: int
+    layer: Layer
     x: Array
     kind = "width1"
 
     @property
     def multiply_adds(self) -> int:
         """One an edge."""
-        return sum(layer.edges for layer in self.layers)
+        return self.layer.edges
 
     def least_bytes(self, index_bytes: int) -> int:
-        """Weights and positions."""
-        return self.multiply_adds * (self.x.itemsize + index_bytes)
+        """Weights, and the positions of each supernode once."""
+        indptr = self.layer.weights.indptr
+        first = find_supernodes(indptr, self.layer.weights.indices)[:-1]
+        return int(self.multiply_adds * self.x.itemsize + (indptr[first + 1] - indptr[first]).sum() * index_bytes)
 
     def expected(self) -> list[Array]:
-        """Every layer's outputs, one after the other."""
-        distinct = [reference.forward_layer(layer, self.x[:, None])[:, 0] for layer in self.layers[: self.distinct]]
-        return [distinct[k % self.distinct] for k in range(len(self.layers))]
+        """All outputs."""
+        return [reference.forward_layer(self.layer, self.x[:, None])[:, 0]]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def kernels(
     random     32 weights a row, no structure
     community  like a pruned network, shuffled, at the largest number of neurons
     backward   the gradients of inputs and of weights, for radixnet and random
-    width1     one sample, more weights than caches hold, one thread
+    width1     one sample, more weights than caches hold
     parts      the local engine on a store of 1 part and of 8, at the smallest number
 
     "FMA peak" and "bandwidth" are shares of what the machine reached in the same run, in a compiled loop of
@@ -80,7 +80,7 @@ def kernels(
     report.measure_limits(sorted({1, *counts}))
     for case in chosen:
         # One sample is not split over threads.
-        report.run(case.title, case.make, others, [1] if case.name == "width1" else counts)
+        report.run(case.title, case.make, others, counts)
     report.write({"samples": samples, "repeats": repeats, "threads": counts})
 
 

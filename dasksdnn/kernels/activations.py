@@ -147,9 +147,9 @@ def transform(y, first, last, s, width, code, parameter):  # type: ignore[no-unt
 
 
 @compiled
-def derive(out, y, first, last, s, width, code):  # type: ignore[no-untyped-def]
-    """Multiply out[first : last, s : s + width] by f'(z), which follows from y = f(z), where f is smooth."""
-    for i in range(first, last):
+def derive(out, y, rows, first, last, s, width, code):  # type: ignore[no-untyped-def]
+    """Multiply rows[first : last] of `out`, columns s to s + width, by f'(z), which follows from y = f(z), where f is smooth."""
+    for i in rows[first:last]:
         d, v = out[i, s : s + width], y[i, s : s + width]
         if code == _SIGMOID:
             for t in range(width):

@@ -1,9 +1,11 @@
 """A row block's pattern, made ready for the kernels: its supernodes, and its transposed index for the way back.
 
-    W:    row i    -> columns, values data[indptr[i] : indptr[i + 1]]
-    W^T:  column j -> rows,    values data[order[e]] for e in indptr[j] .. indptr[j + 1]
+    W:    row i               -> columns, values data[indptr[i] : indptr[i + 1]]
+    W^T:  column j, which is  -> rows,    values data[order[e]] for e in indptr[k] .. indptr[k + 1]
+          columns[k]
 
 Values stand once, in the order of the rows: the product backward reads them through `order`, so an update is seen by both.
+Columns are listed so that those with the same rows stand together: the order of a layer's neurons is made for its rows.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class Transpose:
 
     Attributes
     ----------
+    columns : uint32 array of shape (inputs,)
+        The columns, in the order in which they are listed here.
     indptr : int64 array of shape (inputs + 1,)
     indices : uint16 or uint32 array of shape (nonzeros,)
         Rows, ascending within a column.
@@ -33,6 +37,7 @@ class Transpose:
         Columns with the same rows that stand together (see `find_supernodes`).
     """
 
+    columns: Array
     indptr: Array
     indices: Array
     order: Array
@@ -92,11 +97,27 @@ def make_block(indptr: Array, indices: Array, inputs: int, *, transpose: bool = 
 def make_transpose(indptr: Array, indices: Array, inputs: int) -> Transpose:
     """Index a block by columns; see `Transpose`."""
     rows, nonzeros = indptr.size - 1, indices.size
+    length, keys = np.zeros(inputs, np.int64), np.zeros(inputs, np.uint64)
+    _count(indptr, indices, length, keys)
+    columns = _together(keys, length)
     back: Array = np.zeros(inputs + 1, np.int64)
+    np.cumsum(length[columns], out=back[1:])
     which: Array = np.empty(nonzeros, np.uint16 if rows <= 1 << 16 else np.uint32)
     order: Array = np.empty(nonzeros, np.uint32 if nonzeros < 1 << 32 else np.int64)
-    _transpose(indptr, indices, back, which, order)
-    return Transpose(back, which, order, find_supernodes(back, which))
+    reached = np.empty(inputs, np.int64)
+    reached[columns] = back[:-1]
+    _transpose(indptr, indices, reached, which, order)
+    return Transpose(columns.astype(np.uint32), back, which, order, find_supernodes(back, which))
+
+
+def _together(keys: Array, lengths: Array) -> Array:
+    """Columns with one key and length behind one another, each group where its first column is."""
+    alike = np.lexsort((keys, lengths))
+    new = np.ones(alike.size, np.bool_)
+    new[1:] = (np.diff(keys[alike]) != 0) | (np.diff(lengths[alike]) != 0)
+    first: Array = np.empty(alike.size, np.int64)
+    first[alike] = alike[new][np.cumsum(new) - 1]
+    return np.argsort(first, kind="stable")
 
 
 def find_supernodes(indptr: Array, indices: Array) -> Array:
@@ -132,13 +153,21 @@ def _same_columns(indptr, indices, ends):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _transpose(indptr, indices, back, which, order):  # type: ignore[no-untyped-def]
+def _count(indptr, indices, length, keys):  # type: ignore[no-untyped-def]
+    """Entries of each column, and a key of its rows: columns of one key are only listed together, so a collision is harmless."""
+    for i in range(indptr.size - 1):
+        mixed = np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(32)
+        for e in range(indptr[i], indptr[i + 1]):
+            length[indices[e]] += 1
+            keys[indices[e]] += mixed
+
+
+@compiled
+def _transpose(indptr, indices, reached, which, order):  # type: ignore[no-untyped-def]
     """Counting sort of the entries by column; rows come in ascending order within each."""
-    for e in range(indices.size):
-        back[indices[e] + 1] += 1
-    for j in range(1, back.size):
-        back[j] += back[j - 1]
-    reached = back[:-1].copy()
     for i in range(indptr.size - 1):
         for e in range(indptr[i], indptr[i + 1]):
             at = reached[indices[e]]

@@ -159,7 +159,7 @@ def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, w
         p, e, r, g = spans[k]
         p1, e1, r1, g1 = spans[k + 1]
         rows, nodes = indptr[p:p1], supernodes[g:g1]
-        how = (numbers[k, 0], numbers[k, 1], None, numbers[k, 2])
+        how = (numbers[k, 0], numbers[k, 1], None, numbers[k, 2], None)
         operands = (data[e:e1], None, indices[e:e1], bias[r:r1], *how, x, y)
         first, last = boundary(rows, nodes, member, members), boundary(rows, nodes, member + 1, members)
         product(rows, nodes, first, last, operands, codes[k], width, shape)

@@ -28,12 +28,12 @@ _STREAMED_ROWS, _ROWS_AHEAD = 4, 16
 
 
 #: What a product works on, in the order in which its tuple holds it: see `multiply`.
-OPERANDS = ("data", "order", "indices", "bias", "low", "high", "before", "slope", "x", "y")
+OPERANDS = ("data", "order", "indices", "bias", "low", "high", "before", "slope", "rows", "x", "y")
 
 
 @intrinsic
 def multiply(context, rows, vectors, lanes, operands, row, length, entry, following, i, s):  # type: ignore[no-untyped-def]
-    """Write y[i : i + R, s : s + T * lanes].
+    """Write rows i to i + R of y, columns s to s + T * lanes.
 
     rows, vectors, lanes : tuples of R, T and as many items as a vector has values
     operands : a tuple of
@@ -43,6 +43,7 @@ def multiply(context, rows, vectors, lanes, operands, row, length, entry, follow
         bias, low, high : forward: of all rows, or None; bounds of the result
         before, slope : backward: None, or a panel like y; sums are multiplied by `slope` where it is not inside the bounds.
             With None for bias and before, the sums are written as they are
+        rows : None, or which row of y (and of before) each row is
         x, y : panels in C order
     row, length : the first row's first entry; entries of each row
     entry : where the columns that the rows share begin in the indices
@@ -82,10 +83,15 @@ class _Block:
         sums = self._sum()
         ys = cgutils.unpack_tuple(b, self.arrays["y"].shape)[1]
         for r in range(self.rows):
-            at = b.add(named["i"], _I64(r))
+            at = self._row(r)
             out = self._pointer("y", b.add(b.mul(at, ys), named["s"]))
             for t, z in enumerate(self._finished(sums[r], at)):
                 self.v.store(z, out, t)
+
+    def _row(self, r: int) -> Any:
+        """Which row of y the sums `r` are."""
+        i = self.b.add(self.named["i"], _I64(r))
+        return self._position("rows", i) if "rows" in self.arrays else i
 
     def _finished(self, sums: list[Any], at: Any) -> list[Any]:
         if "bias" in self.arrays:
@@ -161,7 +167,7 @@ class _Block:
         """Ask for what the sums will be compared with."""
         b, pitch = self.b, cgutils.unpack_tuple(self.b, self.arrays["before"].shape)[1]
         for r in range(self.rows):
-            at = b.add(b.mul(b.add(self.named["i"], _I64(r)), pitch), self.named["s"])
+            at = b.add(b.mul(self._row(r), pitch), self.named["s"])
             for t in range(self.count):
                 self.v.prefetch(self._pointer("before", b.add(at, _I64(t * self.v.lanes))))
 

@@ -1,7 +1,7 @@
 """The product of a row block with a panel, forward with bias and activation, and backward with the activation's derivative.
 
     forward:   y[i, s] = f(bias[i] + sum_e data[e] * x[indices[e], s])            x (inputs, samples), y (rows, samples)
-    backward:  out[j, s] = f'(y[j, s]) * sum_e data[order[e]] * delta[rows[e], s]    e over column j
+    backward:  out[j, s] = f'(y[j, s]) * sum_e data[order[e]] * delta[indices[e], s]    e over column j = columns[k]
 
 Both are gathers. Every output sums its terms one after the other in the stored order, starting from zero, at every panel
 width: a sample's result does not depend on which panel, batch or thread it went through. Rows that share their columns
@@ -63,7 +63,7 @@ def spmm(
     """
     value = data.dtype.type
     low, high = map(value, bounds(activation))
-    operands = (data, None, block.indices, bias, low, high, None, value(activation.parameter))
+    operands = (data, None, block.indices, bias, low, high, None, value(activation.parameter), None)
     _run(block.indptr, block.supernodes, operands, beyond_bounds(activation), x, y, samples, part, vector)
 
 
@@ -103,7 +103,7 @@ def spmm_transposed(
     if activation is not None and activation.name != "identity":
         low, high, slope = map(value, slopes(activation))
         limits, code = (low, high, y, slope), beyond_bounds(activation)
-    operands = (data, back.order, back.indices, None, *limits)
+    operands = (data, back.order, back.indices, None, *limits, back.columns)
     _run(back.indptr, back.supernodes, operands, code, delta, out, samples, part, vector)
 
 
@@ -171,7 +171,7 @@ def _strip(indptr, supernodes, first, last, operands, code, s, vector, vectors, 
 
     The last of them fetch the next supernode's columns, which would come too late by themselves.
     """
-    _, _, indices, _, _, _, before, parameter, _, y = operands
+    _, _, indices, _, _, _, before, parameter, rows_of, _, y = operands
     for g in range(first, last):
         i, end = supernodes[g], supernodes[g + 1]
         e = indptr[i]
@@ -193,16 +193,16 @@ def _strip(indptr, supernodes, first, last, operands, code, s, vector, vectors, 
             multiply((0,), vectors, vector, operands, indptr[i], n, e, None, i, s)
             i += 1
         if code:
-            _finish(y, before, supernodes[g], end, s, len(vectors) * len(vector), code, parameter)
+            _finish(y, before, rows_of, supernodes[g], end, s, len(vectors) * len(vector), code, parameter)
 
 
 @compiled
-def _finish(y, before, first, last, s, width, code, parameter):  # type: ignore[no-untyped-def]
+def _finish(y, before, rows, first, last, s, width, code, parameter):  # type: ignore[no-untyped-def]
     """What is more than bounds, on rows that are in the cache still."""
     if before is None:
         transform(y, first, last, s, width, code, parameter)
     else:
-        derive(y, before, first, last, s, width, code)
+        derive(y, before, rows, first, last, s, width, code)
 
 
 def split_rows(block: Block, count: int, *, transposed: bool = False) -> list[tuple[int, int]]:

@@ -111,10 +111,11 @@ def test_radixnet_weights_are_random_unless_they_are_the_challenges():
     assert made["constant"].layers[0].bias.all()
 
 
-def test_one_sample_reads_from_different_places():
-    work = cases.cases(["width1"], [64], 4, far=1 << 16)[0].make()
-    assert len(work.layers) * work.layers[0].edges * 6 >= 1 << 16
-    assert len({layer.weights.data.ctypes.data for layer in work.layers}) == len(work.layers)
+def test_one_sample_reads_much_and_positions_of_twins_once():
+    twins, random = (case.make() for case in cases.cases(["width1"], [64], 4, far=1 << 16))
+    assert twins.multiply_adds * 6 >= 1 << 16
+    assert random.least_bytes(2) == random.multiply_adds * 6
+    assert twins.least_bytes(2) < twins.multiply_adds * 5
 
 
 @pytest.mark.parametrize("change", [{"only": ["fast"]}, {"samples": 0}, {"neurons": [1000]}, {"neurons": [16]}])

@@ -26,8 +26,12 @@ def test_the_transposed_index_is_the_transpose(made, positions):
     right = weights.T.tocsr()
     right.sort_indices()
     back = block.transpose
-    np.testing.assert_array_equal(back.indptr, right.indptr)
-    np.testing.assert_array_equal(back.indices, right.indices)
-    np.testing.assert_array_equal(weights.data[back.order], right.data)
+    assert sorted(back.columns) == list(range(weights.shape[1]))
+    for k, j in enumerate(back.columns):
+        mine, theirs = slice(*back.indptr[k : k + 2]), slice(*right.indptr[j : j + 2])
+        np.testing.assert_array_equal(back.indices[mine], right.indices[theirs])
+        np.testing.assert_array_equal(weights.data[back.order[mine]], right.data[theirs])
+    patterns = [tuple(right.indices[slice(*right.indptr[j : j + 2])]) for j in back.columns]
     np.testing.assert_array_equal(back.supernodes, find_supernodes(back.indptr, back.indices))
+    assert back.supernodes.size - 1 == len(set(patterns))
     assert (block.rows, block.inputs, block.nonzeros) == (*weights.shape, weights.nnz)
