@@ -15,9 +15,11 @@ import hashlib
 import logging
 import os
 import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -177,10 +179,31 @@ _turn = _Turn()
 
 def _in_turn(compile: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def compile_in_turn(signature: Any) -> Any:
-        with _turn:
+        with _turn, _uninterrupted():
             return compile(signature)
 
     return compile_in_turn
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold signals back while a kernel is compiled: LLVM calls back into Python, where what a handler raises is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are handled in the main thread alone
+        return
+    caught: list[tuple[int, Any]] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda *told: caught.append(told))
+        yield
+    finally:
+        for number, before in handlers.items():
+            signal.signal(number, before)
+    for told in caught[:1]:
+        handler: Any = signal.getsignal(told[0])
+        handler(*told)
 
 
 class _Kept:

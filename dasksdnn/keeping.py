@@ -38,7 +38,7 @@ def sources() -> tuple[Path, ...]:
     """The files whose content may end up in compiled kernels."""
     package = Path(__file__).parent
     rooms = (path for room in ("kernels", "partition") for path in sorted((package / room).glob("*.py")))
-    return (*rooms, package / "network.py")
+    return (*rooms, package / "network.py", package / "compiling.py")
 
 
 @cache

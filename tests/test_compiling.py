@@ -500,3 +500,30 @@ def test_nothing_may_be_written_but_temporary_files(home, closed, start, tmp_pat
 
 def test_results_are_arrays_as_ever(cache):
     np.testing.assert_array_equal(compiled(double)(np.arange(3)), [0, 2, 4])
+
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numba.core.dispatcher as d
+from dasksdnn.compiling import compiled
+@compiled
+def kernel(x):
+    return 2 * x
+real = kernel._compiler.compile
+def slow(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(*arguments)
+kernel._compiler.compile = slow
+try:
+    kernel(2.0)
+except KeyboardInterrupt:
+    print("stopped", kernel.signatures)
+"""
+
+
+def test_ctrl_c_waits_for_the_compiler(cache):
+    """LLVM calls back into Python, where an exception would be lost: it is raised when the kernel is there."""
+    settings = {**os.environ, "DASK_DASKSDNN__CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], env=settings, capture_output=True, text=True, check=True)
+    assert done.stdout == "stopped [(float64,)]\n"

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from dasksdnn.compiling import compiled
 from dasksdnn.kernels.vectors import lanes
 from dasksdnn.network import Array
 
@@ -26,8 +26,6 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 #: Sums in flight: more than the latency of an FMA times the FMAs that start at once, fewer than there are registers.
 SUMS = 12
-
-_compile = numba.njit(nogil=True, cache=True)
 
 
 class _Sums:
@@ -107,13 +105,13 @@ def _sum(context, lanes, sums, count, array):  # type: ignore[no-untyped-def]
     return array.dtype(lanes, sums, count, array), generate
 
 
-@_compile
+@compiled
 def _run_fma(lanes, sums, count, factor, term, total):  # type: ignore[no-untyped-def]
     # Into memory: a pure value might be computed after the GIL is taken back, and threads would wait for one another.
     total[0] = _fma(lanes, sums, types.int64(count), factor, term)
 
 
-@_compile
+@compiled
 def _run_sum(lanes, sums, array):  # type: ignore[no-untyped-def]
     steps = array.size // (len(lanes) * len(sums))
     total = _sum(lanes, sums, types.int64(steps), array)
@@ -122,7 +120,7 @@ def _run_sum(lanes, sums, array):  # type: ignore[no-untyped-def]
     return total
 
 
-@_compile
+@compiled
 def copy(source, target):  # type: ignore[no-untyped-def]
     """Copy `source` into `target`, arrays of one shape (values,)."""
     for i in range(source.size):

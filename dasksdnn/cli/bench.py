@@ -74,7 +74,7 @@ def kernels(
     from dasksdnn.bench.cases import NAMES, NEURONS, cases
 
     counts = _numbers(threads, "threads", sorted({1, host.threads()}))
-    chosen = cases(_names(only, NAMES), _numbers(neurons, "neurons", NEURONS), samples)
+    chosen = cases(_cases(only, NAMES), _numbers(neurons, "neurons", NEURONS), samples)
     others = _peers(peers, ("scipy", "torch", "graphblas"))
     report = _Report("bench kernels", repeats, chart, overwrite, json_path)
     report.measure_limits(sorted({1, *counts}))
@@ -191,6 +191,13 @@ class _Report:
 
 def _names(text: str | None, default: Sequence[str]) -> list[str]:
     return list(default) if text is None else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
+def _cases(text: str | None, known: Sequence[str]) -> list[str]:
+    names = _names(text, known)
+    if not names:
+        raise InputError(f"only: no case is named; use some of {','.join(known)}, or leave it out")
+    return names
 
 
 def _peers(text: str, known: Sequence[str]) -> list[str]:

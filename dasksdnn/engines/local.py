@@ -132,7 +132,7 @@ class _Run:
         self.segments = rungs(settings, len(store))
         shape = (max(store.widths), settings.tile)
         self.free = [new_panel(*shape, store.dtype) for _ in range(settings.panels)]
-        self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.threads)]
+        self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.workers)]
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
         self.teams: list[Team | None] = [None] * settings.workers
         self.lock, self.stop = Lock(), Event()
@@ -140,9 +140,9 @@ class _Run:
 
     def go(self) -> RunReport:
         with ExitStack() as held:
-            pool = held.enter_context(ThreadPoolExecutor(self.settings.workers, "sdnn-compute", _mark_computing))
-            if self.settings.team > 1:
+            if self.settings.team > 1:  # before the pool: its threads end first, as they use the teams
                 self.teams = [held.enter_context(Team(self.settings.team)) for _ in range(self.settings.workers)]
+            pool = held.enter_context(ThreadPoolExecutor(self.settings.workers, "sdnn-compute", _mark_computing))
             try:
                 while (segment := self._choose()) is not None:
                     self._round(segment, pool)

@@ -16,12 +16,13 @@ class Weights:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self.loads = 0
+        self._used = 0
         self._held: dict[int, Future[Slab]] = {}
         self._reader = ThreadPoolExecutor(1, "sdnn-read")
 
     def slab(self, layer: int) -> Slab:
         """The slab that holds a layer; loads it, or waits for it, where it is not in memory."""
-        index = self.slab_of(layer)
+        self._used = index = self.slab_of(layer)
         if index not in self._held:
             self._make_room(index)
             self._start(index)
@@ -30,11 +31,8 @@ class Weights:
     def prefetch(self, layer: int) -> None:
         """Begin to read the slab of a layer that is likely to be next, where the settings allow for it."""
         index = self.slab_of(layer)
-        if (
-            (self.settings.prefetch or self.settings.resident)
-            and index not in self._held
-            and len(self._held) < self._room()
-        ):
+        if index not in self._held and (self.settings.prefetch or self.settings.resident):
+            self._make_room(index)
             self._start(index)
 
     def slab_of(self, layer: int) -> int:
@@ -52,8 +50,8 @@ class Weights:
         return 2 if self.settings.prefetch else 1
 
     def _make_room(self, wanted: int) -> None:
-        """Drop what is not wanted; a slab that is still being read must arrive before it can be dropped."""
-        for index in [i for i in self._held if i != wanted]:
+        """Drop what is neither wanted nor in use; a slab that is still being read must arrive before it can be dropped."""
+        for index in [i for i in self._held if i not in (wanted, self._used)]:
             if len(self._held) < self._room():
                 break
             self._held.pop(index).exception()

@@ -32,19 +32,21 @@ def bounds(activation: Activation) -> tuple[float, float]:
 
 
 def slopes(activation: Activation) -> tuple[float, float, float]:
-    """Between which outputs the derivative is 1, and what it is elsewhere; for smooth ones, 1 everywhere (see `derive`).
+    """Between which outputs the derivative is 1 (NaN: no bound there), and what it is elsewhere; for smooth ones, see `derive`.
 
     Raises
     ------
     InputError
         For a leaky_relu whose output does not tell on which side of zero its argument was.
     """
-    if activation.name == "leaky_relu":
-        if activation.parameter < 0:
-            raise InputError(f"activation {activation}: a negative slope has no derivative in its output; use one >= 0")
-        return 0.0, np.inf, activation.parameter
-    low, high = bounds(activation)
-    return low, high, 0.0
+    low, high = (0.0 if activation.name in ("relu", "clip", "leaky_relu") else np.nan), np.nan
+    if activation.name == "clip":
+        high = activation.parameter
+    if activation.name != "leaky_relu":
+        return low, high, 0.0
+    if activation.parameter < 0:
+        raise InputError(f"activation {activation}: a negative slope has no derivative in its output; use one >= 0")
+    return low, high, activation.parameter
 
 
 def beyond_bounds(activation: Activation) -> int:
@@ -128,6 +130,7 @@ def transform(y, first, last, s, width, code, parameter):  # type: ignore[no-unt
     """Apply an activation that is more than bounds to y[first : last, s : s + width]; a NaN stays one."""
     zero = parameter - parameter  # constants of the dtype of the panel
     one, two = zero + np.int8(1), zero + np.int8(2)
+    lowest = zero - (np.int16(88) if y.itemsize == 4 else np.int16(709))  # below, the sigmoid is zero
     for i in range(first, last):
         out = y[i, s : s + width]  # a row of its own, else the loops do not become vectors
         if code == _LEAKY:
@@ -137,7 +140,8 @@ def transform(y, first, last, s, width, code, parameter):  # type: ignore[no-unt
         elif code == _SIGMOID:
             for t in range(width):
                 z = out[t]
-                out[t] = one / (two + _expm1(-z)) if z == z else z
+                v = one / (two + _expm1(-z))
+                out[t] = (v if z > lowest else zero) if z == z else z
         elif code == _TANH:
             for t in range(width):
                 z = out[t]

@@ -88,8 +88,17 @@ def make_block(indptr: Array, indices: Array, inputs: int, *, transpose: bool = 
     inputs : int
     transpose : bool
         Make the transposed index too.
+
+    Raises
+    ------
+    ValueError
+        The arrays are no CSR pattern of so many inputs.
     """
-    indptr = np.ascontiguousarray(indptr, np.int64)
+    indptr, indices = np.ascontiguousarray(indptr, np.int64), np.ascontiguousarray(indices)
+    if indptr[0] != 0 or indptr[-1] != indices.size or (np.diff(indptr) < 0).any():
+        raise ValueError("indptr does not rise from 0 to the number of entries")
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < inputs:
+        raise ValueError(f"indices run from {indices.min()} to {indices.max()}: the input panel has {inputs} entries")
     back = make_transpose(indptr, indices, inputs) if transpose else None
     return Block(indptr, indices, find_supernodes(indptr, indices), inputs, back)
 
@@ -132,15 +141,21 @@ def find_supernodes(indptr: Array, indices: Array) -> Array:
     -------
     int64 array
         0, the first row of each further supernode, and the number of rows; (rows + 1) entries where no row has a twin.
+        A supernode has `MOST_TWINS` rows at most, so that threads can share a dense layer.
     """
     ends: Array = np.ones(indptr.size, np.bool_)
     _same_columns(indptr, indices, ends)
     return np.flatnonzero(ends)
 
 
+#: A multiple of the rows that any kernel computes at once.
+MOST_TWINS = 64
+
+
 @compiled
 def _same_columns(indptr, indices, ends):  # type: ignore[no-untyped-def]
     """Mark in `ends` the rows whose columns are not those of the row before."""
+    begin = 0
     for i in range(1, indptr.size - 1):
         a, b = indptr[i - 1], indptr[i]
         n = indptr[i + 1] - b
@@ -149,7 +164,9 @@ def _same_columns(indptr, indices, ends):  # type: ignore[no-untyped-def]
         while same and e < n:
             same = indices[a + e] == indices[b + e]
             e += 1
-        ends[i] = not same
+        ends[i] = not same or i - begin == MOST_TWINS
+        if ends[i]:
+            begin = i
 
 
 @compiled

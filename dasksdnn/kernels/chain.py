@@ -18,6 +18,7 @@ import numpy as np
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.block import Block, find_supernodes
+from dasksdnn.kernels.checks import check_panels
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.spmm import product
 from dasksdnn.kernels.team import Team, boundary, meet
@@ -135,8 +136,10 @@ def run_chain(
     -------
     (result, spare) : the two panels, in the order in which they now are.
     """
-    if not (x.flags.c_contiguous and spare.flags.c_contiguous) or x.shape[1] % LANES:
-        raise ValueError(f"panels must be in C order, and a multiple of {LANES} samples wide")
+    widest = max(chain.widths[first : last + 1])
+    check_panels(chain.data.dtype, samples, x=(x, widest), spare=(spare, widest))
+    if x.shape[1] % LANES:
+        raise ValueError(f"the panels are {x.shape[1]} samples wide: it must be a multiple of {LANES}")
     width = -(-samples // LANES) * LANES
     chosen = chain.activations[first:last]
     codes = np.array([beyond_bounds(f) for f in chosen], np.int64)

@@ -30,7 +30,7 @@ BLOCK_BYTES = 64
 def dots(context, R, C, delta, i, x, indices, entry, samples, out, at, pitch):  # type: ignore[no-untyped-def]
     """Write out[at + r * pitch + c] = sum_s delta[i + r, s] * x[indices[entry + c], s] for r < R, c < C.
 
-    R, C : literal ints; R * C is a power of two, at most the lanes of `BLOCK_BYTES`
+    R, C : literal ints; R * C is a power of two, and C at most the lanes of `BLOCK_BYTES`
     delta, i, x : panels in C order, and the first row of delta
     indices, entry : rows of x, and where the first of them is named
     samples : a multiple of the lanes

@@ -114,13 +114,16 @@ class _Block:
         """Sums of row `at` times the derivative of an activation that is bounds, or leaks."""
         b, v = self.b, self.v
         low, high, slope = (v.splat(self.named[name]) for name in ("low", "high", "slope"))
+        flat = b.fcmp_ordered("==", slope, v.zero)
         width = cgutils.unpack_tuple(b, self.arrays["before"].shape)[1]
         held = self._pointer("before", b.add(b.mul(at, width), self.named["s"]))
         finished = []
         for t, z in enumerate(sums):
             x = v.load(held, t)
-            inside = b.and_(b.fcmp_ordered(">", x, low), b.fcmp_ordered("<", x, high))
-            finished.append(b.select(inside, z, b.fmul(z, slope)))
+            outside = b.or_(b.fcmp_ordered("<=", x, low), b.fcmp_ordered(">=", x, high))  # of a NaN, never
+            # Not a product where the slope is zero: a sum that overflowed would become a NaN.
+            leaked = b.select(flat, v.zero, b.fmul(z, slope))
+            finished.append(b.select(outside, leaked, z))
         return finished
 
     def _pointer(self, name: str, at: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.block import Block, make_block
+from dasksdnn.kernels.checks import check_panels, check_values
 from dasksdnn.kernels.dotkernel import BLOCK_BYTES, dots
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.update import SGD, Rule, apply, prepared
@@ -98,6 +99,8 @@ def sddmm_update(
 
 def row_sums(delta: Array, samples: int, out: Array, *, accumulate: bool = False) -> None:
     """Write (or add) the gradient of the biases: out[i] = sum_s delta[i, s], for the first out.size rows of `delta`."""
+    check_values(delta.dtype, out=(out, out.size))
+    check_panels(delta.dtype, samples, delta=(delta, out.size))
     _row_sums(delta, samples, out, accumulate, lanes(delta.itemsize, BLOCK_BYTES))
 
 
@@ -110,8 +113,9 @@ def _run(
     part: tuple[int, int] | None,
     vector: int | None,
 ) -> None:
-    if not (delta.flags.c_contiguous and x.flags.c_contiguous):
-        raise ValueError("panels must be in C order")
+    dtype, (_, _, data, *_, held) = delta.dtype, how
+    check_panels(dtype, samples, delta=(delta, block.rows), x=(x, block.inputs))
+    check_values(dtype, data=(data, block.nonzeros), gradient=(held, block.nonzeros if held.size else 0))
     first, last = part or (0, block.supernodes.size - 1)
     many = len(lanes(delta.itemsize, vector)) * delta.itemsize == BLOCK_BYTES
     _sddmm(block.indptr, block.indices, block.supernodes, first, last, delta, x, samples, *how, many)

@@ -19,6 +19,7 @@ import numpy as np
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds, derive, slopes, transform
 from dasksdnn.kernels.block import Block, make_block
+from dasksdnn.kernels.checks import check_panels, check_values
 from dasksdnn.kernels.microkernel import OPERANDS, multiply
 from dasksdnn.kernels.panels import LANES, new_panel, widened
 from dasksdnn.kernels.vectors import shape
@@ -59,8 +60,10 @@ def spmm(
     Raises
     ------
     ValueError
-        A panel is not in C order.
+        An array is of another shape, dtype or order than it must be.
     """
+    check_values(data.dtype, data=(data, block.nonzeros), bias=(bias, block.rows))
+    check_panels(data.dtype, samples, x=(x, block.inputs), y=(y, block.rows))
     value = data.dtype.type
     low, high = map(value, bounds(activation))
     operands = (data, None, block.indices, bias, low, high, None, value(activation.parameter), None)
@@ -90,17 +93,23 @@ def spmm_transposed(
         Panels as for `spmm`.
     samples : int
     activation, y : optional
-        The activation of the layer before, and its output f(z), of shape (>= inputs, width); its derivative follows from
-        its output (for leaky_relu, where its parameter is not negative).
+        The activation of the layer before, and its output f(z), of shape (>= inputs, width), which must not overlap `out`;
+        the derivative follows from the output (for leaky_relu, where its parameter is not negative). It is 0 at the bounds
+        of relu and clip.
     part, vector : optional
         As for `spmm`; supernodes are the transpose's.
     """
     back = block.transpose
     if back is None:
         raise ValueError("the block has no transpose: make it with make_block(..., transpose=True)")
+    check_values(data.dtype, data=(data, block.nonzeros))
+    check_panels(data.dtype, samples, delta=(delta, block.rows), out=(out, block.inputs))
     value, code = data.dtype.type, 0
     limits: tuple[Any, ...] = (value(0), value(0), None, value(0))
     if activation is not None and activation.name != "identity":
+        if y is None:
+            raise ValueError("the derivative of an activation follows from its output: give y")
+        check_panels(data.dtype, samples, out=(out, block.inputs), y=(y, block.inputs))
         low, high, slope = map(value, slopes(activation))
         limits, code = (low, high, y, slope), beyond_bounds(activation)
     operands = (data, back.order, back.indices, None, *limits, back.columns)
@@ -118,10 +127,8 @@ def _run(
     part: tuple[int, int] | None,
     vector: int | None,
 ) -> None:
-    """Check the panels, and call the compiled kernel; what is narrower than a vector is computed in wider copies."""
+    """Call the compiled kernel; what is narrower than a vector is computed in wider copies."""
     before = operands[_BEFORE]
-    if not all(panel.flags.c_contiguous for panel in (x, y, *([] if before is None else [before]))):
-        raise ValueError("panels must be in C order")
     if y.shape[1] < LANES:
         wide, held = widened(y), None if before is None else widened(before)
         copies = (*operands[:_BEFORE], held, *operands[_BEFORE + 1 :])

@@ -20,6 +20,7 @@ from numba.np.arrayobj import make_array
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds, transform
 from dasksdnn.kernels.block import Block, make_block
+from dasksdnn.kernels.checks import check_values
 from dasksdnn.kernels.vectors import Vectors
 from dasksdnn.network import Activation, Array
 
@@ -57,10 +58,11 @@ def spmv(
     Raises
     ------
     ValueError
-        A vector is not contiguous.
+        A vector is of another length or dtype than it must be, or not contiguous.
     """
-    if not (x.flags.c_contiguous and y.flags.c_contiguous):
-        raise ValueError("vectors must be contiguous")
+    check_values(data.dtype, data=(data, block.nonzeros), bias=(bias, block.rows), x=(x, x.size), y=(y, y.size))
+    if x.size < block.inputs or y.size < block.rows:
+        raise ValueError(f"x has {x.size} entries and y {y.size}: they need {block.inputs} and {block.rows}")
     value, (low, high) = data.dtype.type, bounds(activation)
     first, last = part or (0, block.supernodes.size - 1)
     how = (value(low), value(high), beyond_bounds(activation), value(activation.parameter))

@@ -1,4 +1,4 @@
-"""Threads that share the rows of a panel: they meet after every layer, in compiled code, which costs well under a microsecond.
+"""Threads that share the rows of a panel: they meet after every layer, in compiled code, which costs some microseconds.
 
     thread 0:  rows of part 0, layer k   |meet|  layer k + 1  |meet| ...
     thread 1:  rows of part 1, layer k   |meet|  layer k + 1  |meet| ...
@@ -9,7 +9,7 @@ For panels too narrow to share the samples. Who comes early spins for some micro
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any, Self
 
@@ -24,6 +24,8 @@ from dasksdnn.network import Array
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
+#: A count that nobody has to wait for.
+DISMISSED = 1 << 62
 #: Looks at the counter, before a thread that waits yields its processor.
 _LOOKS = 2000
 
@@ -38,11 +40,29 @@ class Team:
         self._lock = Lock()
 
     def run(self, work: Callable[[int, Array], Any]) -> None:
-        """Call `work(member, counter)` in every thread, with the counter of `meet`; it must not fail before it has met."""
+        """Call `work(member, counter)` in every thread, with the counter of `meet`; returns when all of them have ended.
+
+        Where one fails, or cannot be started, the others no longer wait for it: what they compute is void then.
+        """
         with self._lock:
             counter: Array = np.zeros(1, np.int64)
-            others = [self._pool.submit(work, member, counter) for member in range(1, self.members)]
-            work(0, counter)
+            others: list[Future[Any]] = []
+
+            def attend(member: int) -> None:
+                try:
+                    work(member, counter)
+                except BaseException:
+                    counter[0] = DISMISSED
+                    raise
+
+            try:
+                others += (self._pool.submit(attend, member) for member in range(1, self.members))
+                attend(0)
+            except BaseException:
+                counter[0] = DISMISSED
+                raise
+            finally:
+                wait(others)
             for other in others:
                 other.result()
 
@@ -61,7 +81,7 @@ class Team:
 def meet(counter, members):  # type: ignore[no-untyped-def]
     """Wait until all members have called this as often as the caller has. The counter only ever rises."""
     if members > 1:
-        goal = (_add_one(counter) // members + 1) * members
+        goal = min((_add_one(counter) // members + 1) * members, DISMISSED)
         looks = 0
         while _now(counter) < goal:
             looks += 1

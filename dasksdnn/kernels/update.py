@@ -29,7 +29,7 @@ class Rule(Protocol):
     moments: ClassVar[tuple[str, ...]]
 
     def coefficients(self, step: int) -> tuple[float, ...]:
-        """Six numbers that the kernel needs for a step, counted from 1."""
+        """Eight numbers that the kernel needs for a step, counted from 1; computed here, in double precision."""
         ...
 
 
@@ -50,7 +50,7 @@ class SGD:
 
     def coefficients(self, step: int) -> tuple[float, ...]:
         """See `Rule`."""
-        return (self.lr, self.decay, 0.0, 0.0, 0.0, 0.0)
+        return (self.lr, self.decay, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Momentum:
 
     def coefficients(self, step: int) -> tuple[float, ...]:
         """See `Rule`."""
-        return (self.lr, self.decay, self.mu, float(self.nesterov), 0.0, 0.0)
+        return (self.lr, self.decay, self.mu, float(self.nesterov), 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class Adam:
         """See `Rule`; the bias correction is folded into the rate and the scale of the second moment."""
         rate = self.lr / (1 - self.beta1**step)
         scale = 1 / math.sqrt(1 - self.beta2**step)
-        # Decoupled decay is told by its sign: a decay of zero is the same either way.
-        return (rate, -self.lr * self.decay if self.decoupled else self.decay, self.beta1, self.beta2, scale, self.eps)
+        coupled, decoupled = (0.0, self.lr * self.decay) if self.decoupled else (self.decay, 0.0)
+        return (rate, coupled, decoupled, 1 - self.beta1, self.beta2, 1 - self.beta2, scale, self.eps)
 
 
 def update(rule: Rule, step: int, values: Array, moments: tuple[Array, ...], gradient: Array) -> None:
@@ -133,14 +133,19 @@ def apply(code, numbers, values, first, second, at, gradient, count):  # type: i
             w[e] -= lr * (d + mu * m[e] if nesterov else m[e])
     elif code == 3:
         m, v = first[at : at + count], second[at : at + count]
-        b1, b2, scale, eps = numbers[2], numbers[3], numbers[4], numbers[5]
-        zero = lr - lr
-        coupled, decoupled = max(decay, zero), min(decay, zero)
+        decoupled, one_b1, b2, one_b2, scale, eps = (
+            numbers[2],
+            numbers[3],
+            numbers[4],
+            numbers[5],
+            numbers[6],
+            numbers[7],
+        )
         for e in range(count):
-            d = g[e] + coupled * w[e]
-            m[e] += (1 - b1) * (d - m[e])
-            v[e] = b2 * v[e] + (1 - b2) * d * d
-            w[e] += decoupled * w[e] - lr * m[e] / (np.sqrt(v[e]) * scale + eps)
+            d = g[e] + decay * w[e]
+            m[e] += one_b1 * (d - m[e])
+            v[e] = b2 * v[e] + one_b2 * d * d
+            w[e] -= decoupled * w[e] + lr * m[e] / (np.sqrt(v[e]) * scale + eps)
 
 
 def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:

@@ -196,7 +196,7 @@ def _amount(budget: int) -> str:
     return f"{budget / MIB:.0f} MiB" if budget >= MIB else f"{budget} bytes"
 
 
-#: Bytes of a row that the kernels take at once: four vectors of 64 bytes, or three.
+#: Bytes of a row that the kernels take at once: four vectors of 64 bytes, or three (two of float64: see `NARROWEST`).
 STRIP, NARROW_STRIP = 256, 192
 #: No panel is wider: beyond, nothing is gained.
 WIDEST = 512

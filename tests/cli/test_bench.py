@@ -99,3 +99,10 @@ def test_without_matplotlib(refused, tmp_path, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     refused(*SHORT, "--chart", tmp_path / "chart.png", says=["pip install matplotlib"])
+
+
+@pytest.mark.parametrize("only", ["", ","])
+def test_no_case_at_all(run, only):
+    outcome = run("bench", "kernels", "--only", only, status=2)
+    assert outcome.err.startswith("dasksdnn: only: no case is named")
+    assert outcome.err.count("\n") == 1

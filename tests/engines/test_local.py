@@ -18,7 +18,7 @@ import dasksdnn as sdnn
 from dasksdnn.engines.inference import stream
 from dasksdnn.engines.local import layers_that_map_zero_to_zero, run
 from dasksdnn.engines.sinks import ArraySink
-from dasksdnn.engines.weights import rungs
+from dasksdnn.engines.weights import Weights, rungs
 from dasksdnn.errors import InputError, MemoryBudgetError
 from dasksdnn.kernels import reference
 from dasksdnn.plan.memory import Settings
@@ -393,3 +393,19 @@ def test_sixteen_thousand_neurons_within_512_mebibytes(tmp_path):
         np.testing.assert_array_equal(
             tight[start : start + 500].view(np.uint32), free[start : start + 500].view(np.uint32)
         )
+
+
+@pytest.mark.parametrize("slabs", [2, 5])
+def test_reading_ahead_goes_on(tmp_path, slabs):
+    """While a slab is in use the next one is being read, every time; never more than two are held."""
+    net = random_net(1, layers=10)
+    store = sdnn.save(net, tmp_path / "net.zarr")
+    chosen = Settings(16, 1, cut_at(10, [k * 10 // slabs for k in range(1, slabs)]), False, True, 1, 16)
+    weights = Weights(store, chosen)
+    for _ in range(2):
+        for index, (first, last) in enumerate(chosen.slabs):
+            assert weights.slab(first).first == first
+            weights.prefetch(last % 10)
+            assert set(weights._held) == {index, (index + 1) % slabs}
+    assert weights.loads == (2 if slabs == 2 else 2 * slabs + 1)
+    weights.close()

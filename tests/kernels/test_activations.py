@@ -27,7 +27,7 @@ def test_far_out(name, dtype):
     y = np.array([[-np.inf, -1e30, -1000, 1000, 1e30, np.inf, np.nan]], dtype)
     transform(y, 0, 1, 0, y.size, CODES[name], dtype(0))
     low = 0 if name == "sigmoid" else -1
-    np.testing.assert_allclose(y[0], [low, low, low, 1, 1, 1, np.nan], atol=1e-37)
+    np.testing.assert_array_equal(y[0], [low, low, low, 1, 1, 1, np.nan])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -189,6 +189,22 @@ def test_what_is_not_a_number_stays_so():
         assert y[0, 1] == pytest.approx(reference.activate(np.array([2.0]), Activation.parse(name))[0])
 
 
+def test_derivatives_at_the_edges():
+    """At the bounds the derivative is 0, beyond every number it is what it is before; a sum that overflowed is only hidden."""
+    weights = scipy.sparse.csr_array(np.ones((1, 7), np.float32))
+    y = np.array([0, -0.0, 1, 2, np.inf, np.nan, 3], np.float32)[:, None]
+    for name, right in (
+        ("relu", [0, 0, 1, 1, 1, 1, 1]),
+        ("clip:2", [0, 0, 1, 0, 0, 1, 0]),
+        ("leaky_relu:0.5", [0.5, 0.5, 1, 1, 1, 1, 1]),
+    ):
+        for delta in (1.0, np.inf):
+            out, block = np.empty((7, 1), np.float32), block_of(weights, transpose=True)
+            f, panel = Activation.parse(name), np.full((1, 1), delta, np.float32)
+            spmm_transposed(block, weights.data, panel, out, 1, activation=f, y=y)
+            np.testing.assert_array_equal(out[:, 0], [0 if each == 0 else each * delta for each in right])
+
+
 def test_panels_in_another_order_are_refused():
     weights, bias = random_block(1, 10, 20, 0.5)
     x = np.asfortranarray(np.ones((20, 16), np.float32))
@@ -204,3 +220,40 @@ def test_the_way_back_needs_its_index_and_a_derivative():
     f = Activation("leaky_relu", -1.0)
     with pytest.raises(InputError, match="negative slope"):
         spmm_transposed(block_of(weights, transpose=True), weights.data, delta, out, 16, activation=f, y=out)
+
+
+WRONG = {
+    "samples": ("samples is 17", {"samples": 17}),
+    "x too narrow": ("the others' width", {"x": np.ones((20, 8), np.float32)}),
+    "y too narrow": ("the others' width", {"y": np.ones((10, 8), np.float32)}),
+    "x too short": ("it needs 20 rows", {"x": np.ones((19, 16), np.float32)}),
+    "y too short": ("it needs 10 rows", {"y": np.ones((9, 16), np.float32)}),
+    "x of another dtype": ("panel x must be an array of float32", {"x": np.ones((20, 16))}),
+    "y of another dtype": ("panel y must be an array of float32", {"y": np.ones((10, 16), np.int32)}),
+    "data strided": ("data has shape", {"data": np.ones(400, np.float32)[::2]}),
+    "data too short": ("data has shape", {"data": np.ones(199, np.float32)}),
+    "bias of another dtype": ("bias has shape", {"bias": np.ones(10)}),
+    "bias too short": ("bias has shape", {"bias": np.ones(9, np.float32)}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_would_be_written_elsewhere_is_refused(case):
+    match, change = WRONG[case]
+    block = block_of(scipy.sparse.csr_array(np.ones((10, 20), np.float32)), transpose=True)
+    given = {"data": np.ones(200, np.float32), "bias": np.ones(10, np.float32), "x": np.ones((20, 16), np.float32)}
+    given = {**given, "y": np.ones((10, 16), np.float32), "samples": 16, **change}
+    with pytest.raises(ValueError, match=match):
+        spmm(block, given["data"], given["bias"], Activation("relu"), given["x"], given["y"], given["samples"])
+    if "bias" not in change:
+        with pytest.raises(ValueError):  # noqa: PT011 - the same, by the other names of the panels
+            spmm_transposed(block, given["data"], given["y"], given["x"], given["samples"])
+        with pytest.raises(ValueError):  # noqa: PT011 - likewise
+            sddmm(block, given["y"], given["x"], given["data"], given["samples"])
+
+
+def test_a_derivative_needs_the_output():
+    block = block_of(scipy.sparse.csr_array(np.ones((10, 20), np.float32)), transpose=True)
+    delta, out = np.ones((10, 16), np.float32), np.ones((20, 16), np.float32)
+    with pytest.raises(ValueError, match="give y"):
+        spmm_transposed(block, np.ones(200, np.float32), delta, out, 16, activation=Activation("relu"))

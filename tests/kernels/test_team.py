@@ -61,10 +61,33 @@ def test_a_shared_chain_has_the_same_bits(seed):
     np.testing.assert_array_equal(bits(outputs[0]), bits(outputs[1]))
 
 
-def test_an_error_in_one_thread_is_told():
-    def fail(member, counter):
-        if member == 1:
-            raise RuntimeError("one of them")
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_before_the_meeting_is_told_and_nobody_waits(failing):
+    board, missed = np.zeros(3, np.int64), np.zeros(3, np.int64)
 
-    with Team(2) as team, pytest.raises(RuntimeError, match="one of them"):
-        team.run(fail)
+    def work(member, counter):
+        if member == failing:
+            raise RuntimeError("one of them")
+        write_and_look(member, 3, 10, board, missed, counter)
+
+    with Team(3) as team:
+        with pytest.raises(RuntimeError, match="one of them"):
+            team.run(work)
+        missed[:] = 0
+        team.run(lambda member, counter: write_and_look(member, 3, 10, board, missed, counter))
+    assert not missed.any()
+
+
+def test_a_team_that_is_closed_lets_nobody_wait():
+    board, missed = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    team = Team(3)
+    submit = team._pool.submit
+
+    def close_in_between(*arguments):
+        started = submit(*arguments)
+        team._pool.shutdown(wait=False)
+        return started
+
+    team._pool.submit = close_in_between
+    with pytest.raises(RuntimeError, match="shutdown"):
+        team.run(lambda member, counter: write_and_look(member, 3, 10, board, missed, counter))
