@@ -1,4 +1,4 @@
-"""Interleaved timing: in every round each contender runs once, in an order drawn afresh, so that what the machine does
+"""Interleaved timing: in every round each contender has its turn, in an order drawn afresh, so that what the machine does
 meanwhile (other load, clock rates, warm caches of a neighbour) falls on all of them alike.
 """
 
@@ -13,6 +13,9 @@ import numpy as np
 
 from dasksdnn.bench.contender import Contender
 
+#: In a round a contender runs until it has had so many seconds, or so many runs, after one that is not timed: what is short
+#: is timed in the state in which a loop over it would be, not in the caches that another contender has left.
+ENOUGH, MOST_RUNS = 0.03, 20
 #: Seconds before each timed run: threads of the OpenMP libraries spin for a while after their work.
 PAUSE = 0.01
 
@@ -68,8 +71,20 @@ def interleave(contenders: Sequence[Contender], repeats: int, pause: float = PAU
 
 
 def _time(contender: Contender, pause: float) -> float:
+    """Seconds of one run."""
     contender.ready()
     sleep(pause)
+    first = _timed(contender)
+    if first >= ENOUGH:
+        return first
+    seconds: list[float] = []
+    while sum(seconds) < ENOUGH and len(seconds) < MOST_RUNS:
+        contender.ready()
+        seconds.append(_timed(contender))
+    return sum(seconds) / len(seconds)
+
+
+def _timed(contender: Contender) -> float:
     start = perf_counter()
     contender.run()
     return perf_counter() - start
