@@ -37,6 +37,13 @@ os.execv(sys.executable, [sys.executable, "-P", "-m", "dasksdnn.cli", *sys.argv[
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(tmp_path_factory):
+    """Kernels are there before commands start: on a slow machine, compiling them is told on stderr, which tests count."""
+    store = sdnn.save(sdnn.radixnet(64, 2), tmp_path_factory.mktemp("compiled") / "net.zarr")
+    sdnn.plan(store, 1)
+
+
 @pytest.fixture
 def run(capsys):
     """Call `run("info", path)`: in this process."""
