@@ -70,11 +70,27 @@ class Crew:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._held = ExitStack()
-        self._pool = self.keep(ThreadPoolExecutor(threads, "bench")) if threads > 1 else None
+        self._pool = self.keep(ThreadPoolExecutor(threads - 1, "bench")) if threads > 1 else None
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Call `function` with every item; the results are in the items' order."""
-        return [function(item) for item in items] if self._pool is None else list(self._pool.map(function, items))
+        """Call `function` with every item, each thread with its share of them; the results are in the items' order.
+
+        The caller takes the first share itself: to wake a thread costs some hundredths of a millisecond.
+        """
+        if self._pool is None:
+            return [function(item) for item in items]
+        items = list(items)
+        results: list[R | None] = [None] * len(items)
+
+        def share_of(thread: int) -> None:
+            for i in range(thread, len(items), self.threads):
+                results[i] = function(items[i])
+
+        others = [self._pool.submit(share_of, thread) for thread in range(1, self.threads)]
+        share_of(0)
+        for other in others:
+            other.result()
+        return results  # type: ignore[return-value]
 
     def keep(self, resource: AbstractContextManager[T]) -> T:
         """Enter what a contender needs; it is left when the crew is dismissed."""
