@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,12 @@ class Metrics:
     imbalance: float
     volume_per_layer: Array
     messages_per_layer: Array
+    #: Words sent by the part that sends most before that layer.
+    max_send_per_layer: Array
+    #: Messages sent by the part that sends most of them before that layer.
+    max_messages_per_layer: Array
+    #: Nonzeros of the part that holds most of that layer.
+    max_nonzeros_per_layer: Array
     #: Maximum over average nonzeros per part; 1.0 for a layer with no nonzeros.
     imbalance_per_layer: Array
     #: A lower bound on `imbalance_per_layer` for any partition into whole rows.
@@ -47,6 +53,18 @@ class Metrics:
         """The same in plain lists and numbers, ready for JSON."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+
+class _Layer(NamedTuple):
+    """What is counted of one layer."""
+
+    volume: int
+    messages: int
+    max_send: int
+    max_messages: int
+    max_nonzeros: int
+    imbalance: float
+    best_imbalance: float
 
 
 class Recount:
@@ -70,7 +88,7 @@ class Recount:
         self._nparts = nparts
         self._send = np.zeros((nparts, nparts), np.int64)
         self._messages_sent = np.zeros(nparts, np.int64)
-        self._layers: list[tuple[int, int, float, float]] = []
+        self._layers: list[_Layer] = []
 
     def add(self, weights: Any, owner_in: Array, owner_out: Array) -> None:
         """Count one layer.
@@ -102,19 +120,23 @@ class Recount:
         for part, columns in _touched(weights, owner_out, self._nparts):
             send[:, part] = np.bincount(owner_in[columns], minlength=self._nparts)
         np.fill_diagonal(send, 0)  # what a part already owns is not sent
+        messages = np.count_nonzero(send, axis=1)
         self._send += send
-        self._messages_sent += np.count_nonzero(send, axis=1)
+        self._messages_sent += messages
         rows = np.diff(weights.indptr)
-        load = np.bincount(owner_out, weights=rows, minlength=self._nparts)
+        load = int(np.bincount(owner_out, weights=rows, minlength=self._nparts).max())
         average = weights.nnz / self._nparts
-        balance = (float(load.max()) / average, least_load(rows, self._nparts) / average) if weights.nnz else (1.0, 1.0)
-        self._layers.append((int(send.sum()), int(np.count_nonzero(send)), *balance))
+        balance = (load / average, least_load(rows, self._nparts) / average) if weights.nnz else (1.0, 1.0)
+        self._layers.append(
+            _Layer(
+                int(send.sum()), int(messages.sum()), int(send.sum(axis=1).max()), int(messages.max()), load, *balance
+            )
+        )
 
     def result(self) -> Metrics:
         """The totals of the layers added so far."""
-        columns = list(zip(*self._layers, strict=True)) or [(), (), (), ()]
-        volume, messages = (np.array(c, np.int64) for c in columns[:2])
-        imbalance, best = (np.array(c, np.float64) for c in columns[2:])
+        volume, messages = self._each("volume"), self._each("messages")
+        imbalance = self._each("imbalance", np.float64)
         return Metrics(
             nparts=self._nparts,
             volume=int(volume.sum()),
@@ -124,10 +146,16 @@ class Recount:
             imbalance=float(imbalance.max(initial=1.0)),
             volume_per_layer=volume,
             messages_per_layer=messages,
+            max_send_per_layer=self._each("max_send"),
+            max_messages_per_layer=self._each("max_messages"),
+            max_nonzeros_per_layer=self._each("max_nonzeros"),
             imbalance_per_layer=imbalance,
-            best_imbalance_per_layer=best,
+            best_imbalance_per_layer=self._each("best_imbalance", np.float64),
             send=self._send.copy(),
         )
+
+    def _each(self, name: str, dtype: type = np.int64) -> Array:
+        return np.array([getattr(layer, name) for layer in self._layers], dtype)
 
 
 def recount(net: Network, owner: Sequence[Array], nparts: int) -> Metrics:

@@ -68,6 +68,20 @@ def brute_force(layers, owner, nparts):
     return volume, messages, send, imbalance
 
 
+def busiest(layers, owner, nparts):
+    """For each layer: most words that a part sends, most messages of a part, most nonzeros of a part."""
+    words, messages, nonzeros = [], [], []
+    for k, pattern in enumerate(layers):
+        sent = {p: [] for p in range(nparts)}
+        for j in range(pattern.shape[1]):
+            sender = int(owner[k][j])
+            sent[sender] += {int(owner[k + 1][i]) for i in range(pattern.shape[0]) if pattern[i, j]} - {sender}
+        words.append(max(len(receivers) for receivers in sent.values()))
+        messages.append(max(len(set(receivers)) for receivers in sent.values()))
+        nonzeros.append(max(int(pattern[owner[k + 1] == p].sum()) for p in range(nparts)))
+    return words, messages, nonzeros
+
+
 def published(layers):
     """The first layers of the Graph Challenge network 1024."""
     held = []

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partition_cases import brute_force, network, patterns
+from partition_cases import brute_force, busiest, network, patterns
 
 from dasksdnn.errors import InputError
 from dasksdnn.partition.metrics import Recount, least_load, recount
@@ -29,6 +29,10 @@ def test_recount_is_brute_force(layers, nparts, seed):
     assert (found.volume, found.messages) == (sum(volume), sum(messages))
     assert found.max_send == max(map(sum, send))
     assert found.imbalance == pytest.approx(max(imbalance))
+    words, most_messages, nonzeros = busiest(layers, owner, nparts)
+    assert found.max_send_per_layer.tolist() == words
+    assert found.max_messages_per_layer.tolist() == most_messages
+    assert found.max_nonzeros_per_layer.tolist() == nonzeros
     assert (found.best_imbalance_per_layer <= found.imbalance_per_layer + 1e-12).all()
 
 
@@ -55,6 +59,8 @@ def test_as_dict_is_json():
 def test_nothing_added():
     found = Recount(3).result()
     assert (found.volume, found.messages, found.imbalance) == (0, 0, 1.0)
+    for name in ("max_send_per_layer", "max_messages_per_layer", "max_nonzeros_per_layer"):
+        assert getattr(found, name).dtype == np.int64
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 4))
