@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dasksdnn.bench.compare import Comparison, Row
 from dasksdnn.bench.contender import OURS
 from dasksdnn.errors import InputError
+
+if TYPE_CHECKING:
+    from dasksdnn.bench.compare import Comparison, Row
 
 SUFFIXES = (".png", ".svg")
 #: A contender has one colour in all panels; shades of one are one library's.
@@ -54,11 +56,27 @@ def write_chart(path: Path | None, comparisons: Sequence[Comparison], *, overwri
     overwrite : bool
         Replace what stands there.
     """
+    if path is not None:
+        save_figure(draw(comparisons), path, overwrite=overwrite)
+
+
+def save_figure(figure: Any, path: Path, *, overwrite: bool = False) -> None:
+    """Write a matplotlib figure, whole or not at all.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : Path
+        Ends in .png or .svg.
+    overwrite : bool
+        Replace what stands there.
+
+    Raises
+    ------
+    OutputExistsError
+    """
     from dasksdnn.store.atomic import replacing
 
-    if path is None:
-        return
-    figure = draw(comparisons)
     with replacing(path, overwrite=overwrite) as temporary:
         figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=150)
 

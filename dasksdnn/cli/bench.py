@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dasksdnn import host
-from dasksdnn.cli.options import JSON, OVERWRITE, PATH, Commands, number
+from dasksdnn.cli.options import JSON, OVERWRITE, PATH, Commands, names, number, numbers
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.tables import show, show_grid, write_json
 from dasksdnn.errors import InputError
@@ -73,8 +73,8 @@ def kernels(
     """
     from dasksdnn.bench.cases import NAMES, NEURONS, cases
 
-    counts = _numbers(threads, "threads", sorted({1, host.threads()}))
-    chosen = cases(_cases(only, NAMES), _numbers(neurons, "neurons", NEURONS), samples)
+    counts = numbers(threads, "threads", sorted({1, host.threads()}))
+    chosen = cases(_cases(only, NAMES), numbers(neurons, "neurons", NEURONS), samples)
     others = _peers(peers, ("scipy", "torch", "graphblas"))
     report = _Report("bench kernels", repeats, chart, overwrite, json_path)
     report.measure_limits(sorted({1, *counts}))
@@ -189,33 +189,16 @@ class _Report:
         write_chart(self.chart, self.found, overwrite=self.overwrite)
 
 
-def _names(text: str | None, default: Sequence[str]) -> list[str]:
-    return list(default) if text is None else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-
-
 def _cases(text: str | None, known: Sequence[str]) -> list[str]:
-    names = _names(text, known)
-    if not names:
+    chosen = names(text, known)
+    if not chosen:
         raise InputError(f"only: no case is named; use some of {','.join(known)}, or leave it out")
-    return names
+    return chosen
 
 
 def _peers(text: str, known: Sequence[str]) -> list[str]:
-    names = _names(text, known)
-    for name in names:
+    chosen = names(text, known)
+    for name in chosen:
         if name not in known:
             raise InputError(f"peers: {name!r} is not known; use some of {','.join(known)}")
-    return names
-
-
-def _numbers(text: str | None, name: str, default: Sequence[int]) -> list[int]:
-    """Read "1,2"."""
-    if text is None:
-        return list(default)
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{name}: {text!r} is not a list of whole numbers, such as 1,2") from None
-    if min(numbers) < 1:
-        raise InputError(f"{name}: {min(numbers)} is not usable; it must be at least 1")
-    return list(dict.fromkeys(numbers))
+    return chosen

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dasksdnn.cli.outputs import check_report
+from dasksdnn.errors import InputError
 
 PATH: Any = click.Path(path_type=Path)
 
@@ -27,6 +28,30 @@ def number(name: str, help: str, kind: type = int, **settings: Any) -> Decorator
     """Make an option that takes a number; the library, not click, says which numbers are usable."""
     shown = settings.get("default") is not None
     return click.option(name, type=kind, metavar="N" if kind is int else "X", show_default=shown, help=help, **settings)
+
+
+def names(text: str | None, default: Sequence[str]) -> list[str]:
+    """Read "a,b"; the default where nothing is given."""
+    return list(default) if text is None else list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
+def numbers(text: str | None, name: str, default: Sequence[int]) -> list[int]:
+    """Read "1,2"; the default where nothing is given.
+
+    Raises
+    ------
+    InputError
+        If something else than whole numbers from 1 up is in the list.
+    """
+    if text is None:
+        return list(default)
+    try:
+        given = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name}: {text!r} is not a list of whole numbers, such as 1,2") from None
+    if min(given) < 1:
+        raise InputError(f"{name} {min(given)} is too small: give at least 1")
+    return list(dict.fromkeys(given))
 
 
 def _early(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

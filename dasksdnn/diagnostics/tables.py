@@ -21,15 +21,22 @@ def show(title: str, rows: Mapping[str, str]) -> None:
 
 def show_grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print columns under a header: the first and the last are words, those between are numbers."""
+    for number, line in enumerate(grid(header, rows)):
+        click.echo(click.style(line, dim=True) if not number else line)
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table as `show_grid` prints it, the header's first."""
     table = [tuple(header), *map(tuple, rows)]
     wide = [max(len(row[i]) for row in table) for i in range(len(header))]
-    for number, row in enumerate(table):
+    lines = []
+    for row in table:
         cells = [
             cell.rjust(w) if 0 < i < len(row) - 1 else cell.ljust(w)
             for i, (cell, w) in enumerate(zip(row, wide, strict=True))
         ]
-        line = f"  {'  '.join(cells)}".rstrip()
-        click.echo(click.style(line, dim=True) if not number else line)
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return lines
 
 
 def write_json(path: str | Path | None, record: Mapping[str, Any]) -> None:

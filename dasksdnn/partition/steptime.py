@@ -102,17 +102,43 @@ def step_time(metrics: Metrics, machine: Machine, batch: int, itemsize: int = 4,
     Left out: that messages travel while a core computes, which makes a step shorter by up to the smaller of the two;
     that messages share links and network cards, that a part waits for a sender which is late, and that one receives more
     than it sends, which make it longer. Unpacking, activations, the loss and the update of weights are free. A part's
-    rate is taken to be that of whole layers, forward and backward alike. The fold is charged as the expand, though the
-    busiest sender of one is not always that of the other; the gradient of the network's inputs is charged, too.
+    rate is taken to be that of whole layers, forward and backward alike, which flatters assignments that tear apart rows
+    which the kernels compute together. The fold is charged as the expand, though the busiest sender of one is not always
+    that of the other; the gradient of the network's inputs is charged, too.
+    """
+    compute = step_alone(int(metrics.max_nonzeros_per_layer.sum()), machine, batch, training).compute
+    directions = 2 if training else 1
+    return StepTime(
+        compute,
+        directions * int(metrics.max_messages_per_layer[1:].sum()) * machine.latency,
+        directions * int(metrics.max_send_per_layer[1:].sum()) * batch * itemsize / machine.bandwidth,
+    )
+
+
+def step_alone(edges: int, machine: Machine, batch: int, training: bool = True) -> StepTime:
+    """Model a step of a network in one part, which sends nothing.
+
+    Parameters
+    ----------
+    edges : int
+        Nonzeros of all layers.
+    machine, batch, training
+        As `step_time` takes them.
+
+    Returns
+    -------
+    StepTime
+        In seconds.
+
+    Raises
+    ------
+    InputError
+        If the batch has no sample.
     """
     if batch < 1:
         raise InputError(f"batch {batch} is too small: give at least 1")
-    computed, moved = (3, 2) if training else (1, 1)
-    return StepTime(
-        computed * int(metrics.max_nonzeros_per_layer.sum()) * batch / machine.rate,
-        moved * int(metrics.max_messages_per_layer[1:].sum()) * machine.latency,
-        moved * int(metrics.max_send_per_layer[1:].sum()) * batch * itemsize / machine.bandwidth,
-    )
+    products = 3 if training else 1
+    return StepTime(products * edges * batch / machine.rate, 0.0, 0.0)
 
 
 def latency_bound_from(steps: Mapping[int, StepTime]) -> int | None:
