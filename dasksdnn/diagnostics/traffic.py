@@ -74,9 +74,9 @@ def _lines(axis: Any, counted: Mapping[str, Metrics]) -> None:
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     for name, m in sorted(counted.items(), key=lambda item: -item[1].volume):
-        broad = name == "hypergraph"
-        style = {"lw": 5, "alpha": 0.4, "zorder": 1} if broad else {"lw": 1.5, "marker": "o", "ms": 3}
         layers = np.arange(1, m.volume_per_layer.size + 1)
+        narrow = {"lw": 1.5, "marker": "o", "ms": 3 if layers.size <= 40 else 0}
+        style = {"lw": 5, "alpha": 0.4, "zorder": 1} if name == "hypergraph" else narrow
         label = f"{name} ({m.volume:,})"
         axis.plot(layers, m.volume_per_layer, color=COLOURS.get(name), label=label, solid_capstyle="round", **style)
     lines = np.concatenate([m.volume_per_layer for m in counted.values()])

@@ -36,3 +36,20 @@ def test_graphchallenge():
     report = json.loads(told[told.index("{\n") :])
     assert report["samples"] == 500
     assert report["edges"] == 12 * 32 * 1024
+
+
+def test_paper_tables(tmp_path):
+    report = tmp_path / "report.json"
+    told = run("paper_tables.py", "--neurons", 64, "--layers", 4, "--nparts", "2,4", "--batch", "1,8", "--json", report)
+    for words in (
+        "counted",
+        "measured",
+        "modelled",
+        "cost more than words",
+        "fewer words",
+        "x as quick as in one part",
+    ):
+        assert words in told
+    (network,) = json.loads(report.read_text())
+    assert [row["nparts"] for row in network["counted"]["rows"]] == [2, 2, 4, 4]
+    assert [made["batch"] for made in network["modelled"]] == [1, 8]
