@@ -54,7 +54,7 @@ def write_chart(path: Path | None, comparisons: Sequence[Comparison], *, overwri
     overwrite : bool
         Replace what stands there.
     """
-    from dasksdnn.store.atomic import replacing
+    from dasksdnn.atomic import replacing
 
     if path is None:
         return

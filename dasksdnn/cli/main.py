@@ -115,7 +115,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "the system refused more memory: use a smaller --memory, or fewer --threads"
     assert isinstance(error, OSError)
-    from dasksdnn.store.encoding import storage_error
+    from dasksdnn.atomic import storage_error
 
     if error.filename is None:
         _drop_output()  # most likely it is stdout that is full: do not try it again at exit

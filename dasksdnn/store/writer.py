@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from dasksdnn.atomic import replacing
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.network import Array, Network
-from dasksdnn.store.atomic import replacing
 from dasksdnn.store.blocks import RowBlock, cut, input_order, row_order
 from dasksdnn.store.encoding import ArrayEntry, write_array
 from dasksdnn.store.layout import (
