@@ -1,11 +1,12 @@
-"""Where compiled kernels are kept: files of ours that nobody else can write, for exactly these sources and versions.
+"""Where compiled kernels and partitions are kept: files of ours that nobody else can write, for these sources and versions.
 
     base/                        the setting, Numba's own, or the user's cache folder; else one in the temporary folder
       kernels-<digest>/          of the sources of all kernels (they inline each other) and of the versions involved
         <kernel>-<digest>.code   of its types and the processor: a checksum, then the code
+        partition-<digest>.npz   of the network's pattern and the arguments: a checksum, then a partition's file
         lock
 
-What is kept is pickled code, so it is loaded only from where no other user can have put it. There is a file for each set
+Kernels are pickled code, so all is loaded only from where no other user can have put it. There is a file for each set
 of types and no index: processes that save at once replace equal files, whole, and none can be taken for another.
 """
 
@@ -85,7 +86,7 @@ def load(name: str) -> bytes | None:
 
 
 def save(name: str, payload: bytes) -> None:
-    """Keep a kernel where that is possible: a disk may be full, and the next place not."""
+    """Keep something where that is possible: a disk may be full, and the next place not."""
     for place in _places(make=True):
         temporary = place / f"{name}.{uuid.uuid4().hex}.partial"
         try:

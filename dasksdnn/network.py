@@ -141,8 +141,8 @@ class Network:
         What it is, for people.
     edges : int or None
         Stored weights in all, where known beforehand.
-    activations : sequence of Activation or None
-        Of each layer, where known beforehand.
+    fingerprint : str
+        A digest of all the content, where one is known beforehand, as a store's is.
 
     Examples
     --------
@@ -160,10 +160,12 @@ class Network:
         dtype: npt.DTypeLike = np.float32,
         name: str = "network",
         edges: int | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.widths = tuple(int(n) for n in widths)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.name = name
+        self.fingerprint = fingerprint
         self._load = load
         self._edges = edges
         if len(self.widths) < 2:

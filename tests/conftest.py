@@ -22,6 +22,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _partitions_are_made():
+    """Partitions neither come from the user's cache nor go there; tests of the cache put the function back."""
+    from dasksdnn.partition import caching
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caching, "cached", lambda net, key, make: make())
+        yield
+
+
 @pytest.fixture(scope="session")
 def published() -> Path:
     """Folder of the Graph Challenge's published files: 30 layers of 1,024 neurons, 1,200 samples, their categories."""

@@ -28,7 +28,7 @@ ROOMS = [
     "diagnostics",
     "cli",
 ]
-LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "dasksdnn"}
+LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "atomic", "dasksdnn"}
 
 
 def room(module):

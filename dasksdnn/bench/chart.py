@@ -75,7 +75,7 @@ def save_figure(figure: Any, path: Path, *, overwrite: bool = False) -> None:
     ------
     OutputExistsError
     """
-    from dasksdnn.store.atomic import replacing
+    from dasksdnn.atomic import replacing
 
     with replacing(path, overwrite=overwrite) as temporary:
         figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=150)

@@ -39,18 +39,25 @@ _OPTIONS = (
     click.option("--batch", metavar="N,N", help="Samples of a modelled step.  [default: 1; to predict, 1,64]"),
     click.option("--chart", metavar="FILE", type=PATH, help="Picture of a comparison to make: .png or .svg."),
 )
+#: What only a comparison or a prediction takes, and what goes with them.
+MODELS = ("methods", "rate", "latency", "bandwidth", "batch", "chart")
+BESIDE_MODELS = (
+    *MODELS,
+    "store",
+    "nparts",
+    "compare",
+    "predict",
+    "epsilon",
+    "seed",
+    "no_cache",
+    "overwrite",
+    "json_path",
+)
 
 
 def modelling(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of `show_modelled` to a command, which gets their values as keywords."""
     return reduce(lambda made, option: option(made), reversed(_OPTIONS), command)
-
-
-def refuse_modelling(*, compare: bool, predict: bool, latency: Any, bandwidth: Any, **given: Any) -> None:
-    """Refuse options that would have no effect, where a store is to be written."""
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"--{name} goes with --compare or --predict: add one of them, or leave it out")
 
 
 def show_modelled(
@@ -59,7 +66,7 @@ def show_modelled(
     *,
     epsilon: float,
     seed: int,
-    out: Path | None,
+    cache: bool,
     overwrite: bool,
     json_path: Path | None,
     compare: bool,
@@ -83,7 +90,7 @@ def show_modelled(
 
     batches = numbers(batch, "batch", (1, 64) if predict else (1,))
     chosen = names(methods, ("random", "hypergraph") if predict else METHODS)
-    _check_together(compare, predict, out, chart, batches)
+    _check_together(compare, predict, chart, batches)
     check_chart(chart)
     check_outputs(overwrite, files=[chart], report=json_path, inputs=[store])
     start = perf_counter()
@@ -98,6 +105,7 @@ def show_modelled(
             seed=seed,
             machine=steps[0].machine,
             batch=batches[0],
+            cache=cache,
             listener=listener,
         )
     record = _show_predictions(store, net, found, steps) if predict else _show_comparison(store, net, found, steps[0])
@@ -107,11 +115,9 @@ def show_modelled(
     write_json(json_path, {"command": "partition", "store": str(store), **record, **took})
 
 
-def _check_together(compare: bool, predict: bool, out: Path | None, chart: Path | None, batches: list[int]) -> None:
+def _check_together(compare: bool, predict: bool, chart: Path | None, batches: list[int]) -> None:
     if compare and predict:
         raise InputError("--compare and --predict are two commands: give one of them at a time")
-    if out is not None:
-        raise InputError(f"--out {out}: --compare and --predict write no store; leave it out")
     if predict and chart is not None:
         raise InputError(f"--chart {chart}: there is a picture of a comparison only; use --compare, or leave it out")
     if compare and len(batches) > 1:

@@ -96,7 +96,7 @@ def _run(arguments: list[str] | None) -> int:
         _drop_output()
         return 1
     except (KeyboardInterrupt, StoppedError, click.Abort) as stop:
-        _say("stopped; nothing was left half-written")
+        _say("; ".join(["stopped", *(_notes(stop) or _notes(stop.__cause__) or ["nothing was left half-written"])]))
         return 128 + int(getattr(stop, "number", signal.SIGINT))
     except (click.ClickException, DaskSDNNError, MemoryError, OSError) as error:
         _say(_explain(error))
@@ -111,15 +111,20 @@ def _explain(error: Exception) -> str:
         command = context.command_path if context else "dasksdnn"
         return f"{error.format_message().rstrip('.')}; see '{command} --help'"
     if isinstance(error, DaskSDNNError):
-        return str(error)
+        return "; ".join([str(error), *_notes(error)])
     if isinstance(error, MemoryError):
         return "the system refused more memory: use a smaller --memory, or fewer --threads"
     assert isinstance(error, OSError)
-    from dasksdnn.store.encoding import storage_error
+    from dasksdnn.atomic import storage_error
 
     if error.filename is None:
         _drop_output()  # most likely it is stdout that is full: do not try it again at exit
     return str(storage_error(error.filename or "the output", error))
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What the library has to add: what an interrupted command keeps."""
+    return getattr(error, "__notes__", [])
 
 
 def _say(message: str) -> None:

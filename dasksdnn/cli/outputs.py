@@ -35,7 +35,7 @@ def check_outputs(
     ------
     OutputExistsError, InputError
     """
-    from dasksdnn.store.atomic import check_target
+    from dasksdnn.atomic import check_target
 
     taken = {os.path.realpath(path): "read" for path in inputs}
     for path, is_store in [*((p, True) for p in stores), *((p, False) for p in files)]:
@@ -57,7 +57,7 @@ def check_report(path: Path | None) -> None:
     ------
     InputError
     """
-    from dasksdnn.store.atomic import check_target
+    from dasksdnn.atomic import check_target
 
     if path is None or is_device(path):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,18 +10,19 @@ from typing import Any
 import click
 
 from dasksdnn import host
-from dasksdnn.cli.comparing import modelling, refuse_modelling, show_modelled
+from dasksdnn.cli.comparing import BESIDE_MODELS, MODELS, modelling, show_modelled
 from dasksdnn.cli.describe import describe, facts
 from dasksdnn.cli.options import JSON, OVERWRITE, PATH, SEED, STORE, number, numbers
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
 from dasksdnn.diagnostics.tables import show, write_json
-from dasksdnn.errors import InputError
+
+_SAID = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command(short_help="Assign rows to parts, and write the store anew.")
 @STORE
-@click.option("--nparts", metavar="N", required=True, help="Number of parts.")
+@click.option("--nparts", metavar="N", help="Number of parts; several, as in 4,8,32, to compare or predict.")
 @click.option(
     "--method",
     metavar="NAME",
@@ -30,18 +32,36 @@ from dasksdnn.errors import InputError
 )
 @number("--epsilon", "Allowed imbalance of a layer's nonzeros.", float, default=0.03)
 @SEED
+@click.option("--no-cache", is_flag=True, help="Neither take the partition from the cache nor keep it there.")
+@click.option(
+    "--owner",
+    type=PATH,
+    metavar="FILE",
+    help="Use this partition: of --save-owner, or .npy or .npz with the part of each neuron, layer after layer.",
+)
+@click.option("--save-owner", type=PATH, metavar="FILE", help="Save the partition as a file (.npz), too.")
 @click.option("--out", type=PATH, metavar="STORE", help="Store to make; without --compare and --predict, required.")
 @OVERWRITE
+@click.option(
+    "--resume", is_flag=True, help="Go on where the same command was stopped; if stopped, keep what is written."
+)
 @JSON
 @modelling
+@click.pass_context
 def partition(
+    context: click.Context,
+    /,
     store: Path,
-    nparts: str,
+    nparts: str | None,
     method: str,
     epsilon: float,
     seed: int,
+    no_cache: bool,
+    owner: Path | None,
+    save_owner: Path | None,
     out: Path | None,
     overwrite: bool,
+    resume: bool,
     json_path: Path | None,
     **modelled: Any,
 ) -> None:
@@ -53,36 +73,35 @@ def partition(
     With --compare, methods are counted side by side instead; with --predict, steps of SGD are modelled from what is
     counted: what computing, messages and words take of one on a cluster with a core for each part.
     """
+    _check_choice(context)
     counts = numbers(nparts, "nparts", ())
     if modelled["compare"] or modelled["predict"]:
-        outputs: dict[str, Any] = {"out": out, "overwrite": overwrite, "json_path": json_path}
-        show_modelled(store, counts, epsilon=epsilon, seed=seed, **outputs, **modelled)
+        asked: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "cache": not no_cache}
+        show_modelled(store, counts, overwrite=overwrite, json_path=json_path, **asked, **modelled)
         return
-    refuse_modelling(**modelled)
-    if out is None:
-        raise click.UsageError("Missing option '--out'.", click.get_current_context())
-    if len(counts) > 1:
-        raise InputError(f"nparts {nparts}: a store has one number of parts; --compare and --predict take several")
-    _write(store, counts[0], method, epsilon, seed, out, overwrite, json_path)
-
-
-def _write(
-    store: Path, nparts: int, method: str, epsilon: float, seed: int, out: Path, overwrite: bool, json_path: Path | None
-) -> None:
+    from dasksdnn.partition.partition import Partition
     from dasksdnn.partition.partition import partition as assign
     from dasksdnn.store.reader import open_store
     from dasksdnn.store.writer import save
 
-    check_outputs(overwrite, stores=[out], report=json_path)
+    assert out is not None
+    given = [] if owner is None else [owner]
+    check_outputs(overwrite, stores=[out], files=[save_owner], report=json_path, inputs=given)
     start = perf_counter()
     net = open_store(store).network
     with progress() as listener:
-        made = assign(net, nparts, method=method, epsilon=epsilon, seed=seed, listener=listener)
-        written = save(net, out, partition=made, overwrite=overwrite, listener=listener)
+        if owner is not None:
+            made = Partition.load(owner, net)
+        else:
+            how: dict[str, Any] = {"method": method, "epsilon": epsilon, "seed": seed, "cache": not no_cache}
+            made = assign(net, counts[0], listener=listener, **how)
+        written = save(net, out, partition=made, overwrite=overwrite, resume=resume, listener=listener)
+    if save_owner is not None:
+        made.save(save_owner, overwrite=overwrite)
     seconds, peak = perf_counter() - start, host.peak_resident_tree()
     rows = {
         **describe(written),
-        "seconds": f"{seconds:.2f} ({made.seconds:.2f} partitioning)",
+        "seconds": f"{seconds:.2f} ({made.seconds:.2f} partitioning{', reused' * made.reused})",
         "peak memory": host.format_bytes(peak),
     }
     write_json(
@@ -93,8 +112,41 @@ def _write(
             **facts(written),
             "recount": made.metrics.as_dict(),
             "partition_seconds": made.seconds,
+            "reused": made.reused,
             "seconds": seconds,
             "peak_rss_bytes": peak,
         },
     )
     show(f"partition: {out}", rows)
+
+
+#: Options that go with a partition that is given.
+_BESIDE_OWNER = ("store", "owner", "save_owner", "out", "overwrite", "resume", "json_path")
+
+
+def _check_choice(context: click.Context) -> None:
+    """A partition is either given, or made, or several are made and only shown."""
+    given = context.params
+    modelled = given["compare"] or given["predict"]
+    if given["owner"] is not None:
+        _only(context, _BESIDE_OWNER, "--owner gives the partition")
+    elif given["nparts"] is None:
+        raise click.UsageError("Missing option '--nparts', or '--owner' for a partition that is given", context)
+    if modelled:
+        _only(context, BESIDE_MODELS, "--compare and --predict take --methods and write no store")
+        return
+    _only(context, set(given) - set(MODELS), "without --compare or --predict nothing is modelled")
+    if given["out"] is None:
+        raise click.UsageError("Missing option '--out'", context)
+    if "," in (given["nparts"] or ""):
+        raise click.UsageError(
+            f"nparts {given['nparts']}: a store has one; --compare and --predict take several", context
+        )
+
+
+def _only(context: click.Context, allowed: Collection[str], why: str) -> None:
+    """Refuse what was said and is not allowed."""
+    said = [p for p in context.command.params if context.get_parameter_source(p.name or "") == _SAID]
+    surplus = [p.opts[0] for p in said if p.name not in allowed]
+    if surplus:
+        raise click.UsageError(f"{why}: leave out {', '.join(surplus)}", context)

@@ -138,8 +138,8 @@ def _dataset(source: Path, features: int, samples: int | None, memory: str | Non
 @contextmanager
 def _categories(path: Path | None, overwrite: bool) -> Iterator[Any]:
     """Give a function that keeps categories; the file appears when the block ends well."""
+    from dasksdnn.atomic import replacing
     from dasksdnn.sources.graphchallenge import write_categories
-    from dasksdnn.store.atomic import replacing
 
     with nullcontext() if path is None else replacing(path, overwrite=overwrite) as temporary:
 

@@ -6,7 +6,7 @@ The table is that of Demirci and Ferhatosmanoglu (arXiv 2104.11805) for random r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,7 +34,7 @@ class Row:
     metrics : Metrics or None
         The recount, who sends how much to whom included; None where the method failed.
     seconds : float
-        To partition, or to fail.
+        To partition (where it is reused: when it was made), or to fail.
     step : StepTime or None
         Modelled; None where the method failed or no machine is given.
     why : str
@@ -123,8 +123,6 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        from dataclasses import asdict
-
         return {
             "network": self.network,
             "edges": self.edges,
@@ -183,6 +181,7 @@ def compare(
     seed: int = 0,
     machine: Machine | None = None,
     batch: int = 1,
+    cache: bool = True,
     listener: Listener = ignore,
 ) -> Comparison:
     """Partition a network in several ways, and recount each.
@@ -199,6 +198,8 @@ def compare(
     machine : Machine or None
         What to model a step on, of SGD on `batch` samples; None models none.
     batch : int
+    cache : bool
+        As `partition` takes it.
     listener : callable
         Told of each finished layer: `Progress("partition", done, all, "layers")`, over everything.
 
@@ -223,24 +224,16 @@ def compare(
     rows = []
     for done, (n, name) in enumerate(pairs):
         told = _Shifted(listener, done * len(net), len(pairs) * len(net))
-        rows.append(_row(net, n, name, epsilon, seed, machine, batch, told))
+        how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "cache": cache, "listener": told}
+        rows.append(_row(net, n, name, machine, batch, how))
     rows.sort(key=lambda row: row.nparts)
     return Comparison(net.name, net.edges, net.dtype.itemsize, epsilon, seed, machine, batch, tuple(rows))
 
 
-def _row(
-    net: Network,
-    nparts: int,
-    method: str,
-    epsilon: float,
-    seed: int,
-    machine: Machine | None,
-    batch: int,
-    listener: Listener,
-) -> Row:
+def _row(net: Network, nparts: int, method: str, machine: Machine | None, batch: int, how: dict[str, Any]) -> Row:
     start = perf_counter()
     try:
-        made = partition(net, nparts, method=method, epsilon=epsilon, seed=seed, listener=listener)
+        made = partition(net, nparts, method=method, **how)
     except PartitionerError as error:
         return Row(nparts, method, None, perf_counter() - start, why=str(error))
     step = None if machine is None else step_time(made.metrics, machine, batch, net.dtype.itemsize)

@@ -41,7 +41,7 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def write_json(path: str | Path | None, record: Mapping[str, Any]) -> None:
     """Write what was printed as data, whole or not at all; nothing where no path is given."""
-    from dasksdnn.store.atomic import replacing
+    from dasksdnn.atomic import replacing
 
     if path is None:
         return

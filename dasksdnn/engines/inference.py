@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dasksdnn import config, host
+from dasksdnn.atomic import replacing
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local
 from dasksdnn.engines.loading import positions_dtype, sizes_of
@@ -22,7 +23,6 @@ from dasksdnn.kernels import block, chain, panels
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.plan.schedule import Plan, plan_inference
-from dasksdnn.store.atomic import replacing
 from dasksdnn.store.reader import Store, open_store
 
 #: Bytes of a dense block of samples, about, that is read from a dataset at once.

@@ -17,6 +17,7 @@ import numpy as np
 
 from dasksdnn.errors import InputError
 from dasksdnn.network import Array, Network
+from dasksdnn.partition.digests import PatternDigest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,8 @@ class Metrics:
     best_imbalance_per_layer: Array
     #: Words [sender, receiver] over all layers, int64 (nparts, nparts).
     send: Array
+    #: `pattern_digest` of the network that was counted.
+    pattern: str
 
     def as_dict(self) -> dict[str, Any]:
         """The same in plain lists and numbers, ready for JSON."""
@@ -89,6 +92,7 @@ class Recount:
         self._send = np.zeros((nparts, nparts), np.int64)
         self._messages_sent = np.zeros(nparts, np.int64)
         self._layers: list[_Layer] = []
+        self._pattern = PatternDigest()
 
     def add(self, weights: Any, owner_in: Array, owner_out: Array) -> None:
         """Count one layer.
@@ -115,6 +119,7 @@ class Recount:
                 )
             if owner.size and not 0 <= int(owner.min()) <= int(owner.max()) < self._nparts:
                 raise InputError(f"layer {k}: {side} owners must be parts 0 to {self._nparts - 1}")
+        self._pattern.add(weights)
         owner_in, owner_out = owner_in.astype(np.int64), owner_out.astype(np.int64)
         send = np.zeros_like(self._send)
         for part, columns in _touched(weights, owner_out, self._nparts):
@@ -152,6 +157,7 @@ class Recount:
             imbalance_per_layer=imbalance,
             best_imbalance_per_layer=self._each("best_imbalance", np.float64),
             send=self._send.copy(),
+            pattern=self._pattern.hexdigest(),
         )
 
     def _each(self, name: str, dtype: type = np.int64) -> Array:

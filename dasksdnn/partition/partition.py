@@ -7,6 +7,8 @@ import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ LONGEST = 1e8
 class Partition:
     """Who owns which neuron, and what it costs.
 
-    Made by `partition`, or by `Partition.from_owner` from the user's own arrays.
+    Made by `partition`, by `Partition.from_owner` from the user's own arrays, or by `Partition.load` from a file.
     """
 
     nparts: int
@@ -39,8 +41,10 @@ class Partition:
     seed: int | None
     #: The independent recount.
     metrics: Metrics
-    #: Seconds it took.
+    #: Seconds it took, when it was made.
     seconds: float
+    #: Whether it was made earlier, and taken from the cache or from a file.
+    reused: bool = False
 
     @classmethod
     def from_owner(cls, net: Network, owner: Sequence[Array], nparts: int | None = None) -> Partition:
@@ -75,6 +79,50 @@ class Partition:
         metrics = recount(net, arrays, parts)
         return cls(parts, _compact(arrays, parts), "given", None, None, metrics, time.perf_counter() - started)
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the owners, and how they were made, to an `.npz` file without pickles.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; it appears whole or not at all.
+        overwrite : bool
+            Replace what stands there.
+
+        Raises
+        ------
+        OutputExistsError, InputError, StoreError
+        """
+        from dasksdnn.partition.files import save
+
+        save(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, net: Network) -> Partition:
+        """Read a partition from a file, and recount it: nothing that the file says of its cost is believed.
+
+        Parameters
+        ----------
+        path : str or Path
+            What `save` wrote; or, from tools of your own, a `.npy` of one int array (the part of each neuron, layer
+            after layer, inputs first), or a `.npz` of one such array or of L + 1 (`owner_0` of the inputs, `owner_1`,
+            ..., or `arr_0`, `arr_1`, ...), whose method is then "given".
+        net : Network
+            L layers; streamed once.
+
+        Returns
+        -------
+        Partition
+
+        Raises
+        ------
+        InputError
+            The file is none of these, is damaged, or does not fit the network.
+        """
+        from dasksdnn.partition.files import load
+
+        return load(path, net)
+
     @property
     def volume(self) -> int:
         """Words sent per sample, over all layers, the first included."""
@@ -99,7 +147,7 @@ class Partition:
         asked = "" if self.epsilon is None else f" (epsilon {self.epsilon:g}, seed {self.seed})"
         return (
             f"<dasksdnn.Partition {self.method!r}: {self.nparts} parts of {len(self.owner) - 1} layers{asked}, "
-            f"{self.seconds:.1f} s\n volume {self.volume:,} words/sample, {self.messages:,} messages, "
+            f"{self.seconds:.1f} s{', reused' * self.reused}\n volume {self.volume:,} words/sample, {self.messages:,} messages, "
             f"max send {self.max_send:,}, imbalance {self.imbalance:.3f}>"
         )
 
@@ -113,6 +161,7 @@ def partition(
     seed: int = 0,
     listener: Listener = ignore,
     timeout: float = TIMEOUT,
+    cache: bool = True,
 ) -> Partition:
     """Assign the rows of every layer to parts, so that little is sent and all parts hold about as many nonzeros.
 
@@ -136,6 +185,9 @@ def partition(
         Told of each finished layer: `Progress("partition", k, L, "layers")`.
     timeout : float
         Seconds that a partitioning library may take for one layer.
+    cache : bool
+        Take the partition from the cache folder (`dasksdnn.cache`) if it was made before, and keep it there if it took
+        more than a second. "block" and "random" are never kept: they take no longer than the look-up, two passes.
 
     Returns
     -------
@@ -159,6 +211,11 @@ def partition(
         raise InputError(f"epsilon {epsilon} is not usable: give a number from 0 up, such as 0.03")
     if not 0 < timeout <= LONGEST:
         raise InputError(f"timeout {timeout} is not usable: give a number of seconds, above 0 and at most {LONGEST:g}")
+    if cache and nparts > 1 and method not in ("block", "random"):
+        from dasksdnn.partition.caching import cached
+
+        key: dict[str, Any] = {"nparts": nparts, "method": method, "epsilon": float(epsilon), "seed": seed}
+        return cached(net, key, lambda: partition(net, **key, listener=listener, timeout=timeout, cache=False))
     owner: list[Array] = []
     count = Recount(nparts)
     with Helper(timeout) as helper:

@@ -7,7 +7,6 @@ metadata has a digest too, so that nothing is decoded in another way than it was
 
 from __future__ import annotations
 
-import errno
 import json
 import zlib
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from dasksdnn.errors import CorruptStoreError, StoreError
+from dasksdnn.errors import CorruptStoreError
 from dasksdnn.network import Array
 from dasksdnn.store.layout import CHUNK
 from dasksdnn.store.objects import object_size, read_metadata
@@ -212,19 +211,3 @@ def brief(error: BaseException) -> str:
     """One line of an exception of another library."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-_REMEDY = {
-    errno.ENOSPC: "the disk is full: free some space or choose another place",
-    errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
-    errno.EFBIG: "a file would exceed the size limit: raise it or choose another place",
-    errno.EACCES: "no permission: choose another place or change its permissions",
-    errno.EPERM: "no permission: choose another place or change its permissions",
-    errno.EROFS: "the file system is read-only: choose another place",
-}
-
-
-def storage_error(path: Any, error: OSError) -> StoreError:
-    """Turn a failed write into one line that says what to do."""
-    other = f"{type(error).__name__} ({error.strerror or error}): choose another place"
-    return StoreError(f"{path}: {_REMEDY.get(error.errno or 0, other)}")

@@ -48,6 +48,32 @@ class Window:
         """How errors name one of the window's arrays."""
         return f"part {self.part}, window {self.number} (layers {self.first + 1} to {self.last}), array {array!r}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Make the window's record."""
+        return {
+            "part": self.part,
+            "window": self.number,
+            "layers": [self.first, self.last],
+            "generation": self.generation,
+            "arrays": {name: entry.as_json() for name, entry in self.arrays.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Any) -> Window:
+        """Read and check a record; raises ValueError (or KeyError, TypeError, AttributeError) for one that is malformed."""
+        first, last = map(_count, record["layers"])
+        numbers = (_count(record["part"]), _count(record["window"]), first, last, _count(record["generation"]))
+        if first >= last:
+            raise ValueError(f"window of layers {first} to {last}")
+        arrays = {name: ArrayEntry.from_json(entry) for name, entry in record["arrays"].items()}
+        for name in arrays:
+            if not name.isidentifier():
+                raise ValueError(f"array named {name!r}")
+        for name in (*STRUCTURE, *STATE):
+            if name not in arrays:
+                raise ValueError(f"window without array {name!r}")
+        return cls(*numbers, arrays)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -68,16 +94,7 @@ class Manifest:
             "generation": self.generation,
             "attributes": canonical_digest(self.attributes),
             "owner": self.owner.as_json(),
-            "windows": [
-                {
-                    "part": w.part,
-                    "window": w.number,
-                    "layers": [w.first, w.last],
-                    "generation": w.generation,
-                    "arrays": {name: entry.as_json() for name, entry in w.arrays.items()},
-                }
-                for w in self.windows
-            ],
+            "windows": [w.as_json() for w in self.windows],
         }
         return {**record, "digest": canonical_digest(record)}
 
@@ -130,7 +147,7 @@ def read_manifest(record: dict[str, Any], attributes: dict[str, Any], path: Any)
             raise CorruptStoreError(
                 f"{path}: the store's attributes (zarr.json) do not match the manifest; restore them from a copy"
             )
-        windows = tuple(_read_window(w) for w in record["windows"])
+        windows = tuple(Window.from_json(w) for w in record["windows"])
         owner = ArrayEntry.from_json(record["owner"])
         manifest = Manifest(_count(record["generation"]), attributes, owner, windows, record["digest"])
         _check_chain(attributes, path)
@@ -151,21 +168,6 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
         raise ValueError(f"{value!r} is not a count")
     return value
-
-
-def _read_window(record: Any) -> Window:
-    first, last = map(_count, record["layers"])
-    numbers = (_count(record["part"]), _count(record["window"]), first, last, _count(record["generation"]))
-    if first >= last:
-        raise ValueError(f"window of layers {first} to {last}")
-    arrays = {name: ArrayEntry.from_json(entry) for name, entry in record["arrays"].items()}
-    for name in arrays:
-        if not name.isidentifier():
-            raise ValueError(f"array named {name!r}")
-    for name in (*STRUCTURE, *STATE):
-        if name not in arrays:
-            raise ValueError(f"window without array {name!r}")
-    return Window(*numbers, arrays)
 
 
 def _check_chain(attributes: dict[str, Any], path: Any) -> None:

@@ -277,7 +277,7 @@ class Store:
     @property
     def network(self) -> Network:
         """The network in its own numbering; its layers are read when they are asked for."""
-        return Network(self.widths, self.layer, self.dtype, self.name, self.edges)
+        return Network(self.widths, self.layer, self.dtype, self.name, self.edges, self.digest)
 
     def dask_layer(self, k: int, order: str = "parts", kind: str = "gcxs") -> Any:
         """Layer `k` (0-based) as a lazy `dask.array` of shape (outputs, inputs) whose chunks are sparse row blocks.

@@ -3,11 +3,13 @@
     layer k --cut--> block (k, 0) --> open window of part 0 --(about 64 MiB)--> structure + state-000000
                      block (k, 1) --> open window of part 1 ...
 
+With a journal, windows are noted as they are written, and noted ones are not written again (`store.resuming`).
 After the last layer all windows are flushed, then comes the manifest, then the rename that makes the store appear.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+import dasksdnn
+from dasksdnn.atomic import replacing
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.network import Array, Network
-from dasksdnn.store.atomic import replacing
+from dasksdnn.partition.digests import content_digest
 from dasksdnn.store.blocks import RowBlock, cut, input_order, row_order
-from dasksdnn.store.encoding import ArrayEntry, write_array
+from dasksdnn.store.encoding import ArrayEntry, canonical_json, write_array
 from dasksdnn.store.layout import (
     FORMAT,
     VERSION,
@@ -33,6 +37,7 @@ from dasksdnn.store.layout import (
 )
 from dasksdnn.store.manifest import Manifest, Window
 from dasksdnn.store.reader import Store, open_store
+from dasksdnn.store.resuming import Journal, discard, resuming
 
 if TYPE_CHECKING:
     from dasksdnn.partition.partition import Partition
@@ -45,6 +50,7 @@ def save(
     partition: Partition | None = None,
     overwrite: bool = False,
     window: int | None = None,
+    resume: bool = False,
     listener: Listener = ignore,
 ) -> Store:
     """Write a network as a store, laid out by a partition.
@@ -63,6 +69,11 @@ def save(
         Replace what stands at `path`.
     window : int, optional
         Decoded bytes of a window; by default 64 MiB, less where many parts are written at once.
+    resume : bool
+        Go on with what an earlier call with `resume` left when it was interrupted or killed, from the first layer that is
+        not in windows on the disk; the store is the same, byte for byte. Interrupted, keep what is written beside
+        `path`, in `.NAME.resumable`. It must be the same network, partition and window, else `StoreError`. A network
+        that is not of a store is read once more, to tell that it is the same.
     listener : callable
         Told of each layer written.
 
@@ -84,34 +95,74 @@ def save(
             f"the partition is of layers of {[o.size for o in owner][:4]}... neurons, the network has "
             f"{list(net.widths)[:4]}...: partition this network"
         )
-    with replacing(path, overwrite=overwrite) as temporary:
-        store = zarr.storage.LocalStore(temporary)
-        writer = _Writer(store, net, nparts, window or window_bytes(nparts))
-        writer.run(owner, listener)
-        writer.seal(owner, partition)
+    limit = window or window_bytes(nparts)
+    if resume:
+        identity = _identity(net, owner, partition, limit)
+        with resuming(Path(path), identity, nparts, overwrite=overwrite) as journal:
+            _write(journal.store, net, owner, partition, limit, listener, journal)
+    else:
+        with replacing(path, overwrite=overwrite) as temporary:
+            _write(temporary, net, owner, partition, limit, listener)
+        discard(Path(path))
     return open_store(path)
+
+
+def _write(
+    folder: Path,
+    net: Network,
+    owner: tuple[Array, ...],
+    partition: Partition | None,
+    limit: int,
+    listener: Listener,
+    journal: Journal | None = None,
+) -> None:
+    writer = _Writer(zarr.storage.LocalStore(folder), net, partition.nparts if partition else 1, limit, journal)
+    writer.run(owner, listener)
+    writer.seal(owner, partition)
+
+
+def _identity(net: Network, owner: tuple[Array, ...], partition: Partition | None, limit: int) -> dict[str, str]:
+    """All that decides the bytes of a store."""
+    parts = hashlib.sha256(canonical_json(_provenance(partition)))
+    for part in owner:
+        parts.update(part.astype("<i4").data)
+    return {
+        "release of dasksdnn or Zarr": f"{dasksdnn.__version__}, {zarr.__version__}",
+        "network": content_digest(net),
+        "partition": parts.hexdigest(),
+        "window": str(limit),
+    }
 
 
 class _Writer:
     """The open windows of all parts, and the list of those that are written."""
 
-    def __init__(self, store: Any, net: Network, nparts: int, limit: int) -> None:
-        self.store, self.net, self.nparts, self.limit = store, net, nparts, limit
+    def __init__(self, store: Any, net: Network, nparts: int, limit: int, journal: Journal | None) -> None:
+        self.store, self.net, self.nparts, self.limit, self.journal = store, net, nparts, limit, journal
         self.open: list[list[RowBlock]] = [[] for _ in range(nparts)]
         self.bytes = [0] * nparts
-        self.windows: list[Window] = []
+        self.windows: list[Window] = list(journal.windows) if journal else []
         self.count = [0] * nparts
-        self.activations: list[str] = []
-        self.edges = 0
+        #: The first layer of each part that is not in a window on the disk.
+        self.reached = [0] * nparts
+        for done in self.windows:
+            self.count[done.part], self.reached[done.part] = done.number + 1, done.last
+        #: Activation and edges of each layer, as far as they are known.
+        self.layers = journal.layers[: min(self.reached)] if journal else []
 
     def run(self, owner: tuple[Array, ...], listener: Listener) -> None:
-        before = input_order(owner[0], self.nparts)
-        for k, layer in enumerate(self.net):
+        first = len(self.layers)
+        before = (
+            row_order(self.net[first - 1], owner[first], self.nparts) if first else input_order(owner[0], self.nparts)
+        )
+        for k in range(first, len(self.net)):
+            layer = self.net[k]
             after = row_order(layer, owner[k + 1], self.nparts)
             for block in cut(k, layer, before, after):
                 self.add(block)
-            self.activations.append(str(layer.activation))
-            self.edges += layer.edges
+            self.layers.append((str(layer.activation), layer.edges))
+            if self.journal:
+                self.journal.add_layer(k, *self.layers[-1])
             before = after
             listener(Progress("write", k + 1, len(self.net), "layers"))
         for part in range(self.nparts):
@@ -119,6 +170,8 @@ class _Writer:
 
     def add(self, block: RowBlock) -> None:
         part = block.part
+        if block.layer < self.reached[part]:
+            return
         size = block_bytes(
             block.rows.size, block.columns.size, block.data.size, block.data.dtype, index_dtype(block.columns.size)
         )
@@ -137,6 +190,8 @@ class _Writer:
         for name, values in state.items():
             arrays[name] = write_array(self.store, state_path(part, number, 0, name), values)
         self.windows.append(Window(part, number, blocks[0].layer, blocks[-1].layer + 1, 0, arrays))
+        if self.journal:
+            self.journal.add_window(self.windows[-1])
 
     def seal(self, owner: tuple[Array, ...], partition: Partition | None) -> None:
         attributes = {
@@ -145,10 +200,10 @@ class _Writer:
             "name": self.net.name,
             "widths": list(self.net.widths),
             "inputs": list(range(len(self.net))),
-            "activations": self.activations,
+            "activations": [activation for activation, _ in self.layers],
             "dtype": self.net.dtype.name,
             "nparts": self.nparts,
-            "edges": self.edges,
+            "edges": sum(edges for _, edges in self.layers),
             "partition": _provenance(partition),
         }
         entry = write_array(self.store, "owner", np.concatenate([o.astype(owner_dtype(self.nparts)) for o in owner]))

@@ -14,8 +14,8 @@ import pytest
 from networks import random_net
 
 import dasksdnn as sdnn
+from dasksdnn.atomic import replacing
 from dasksdnn.errors import InputError, OutputExistsError, StoreError
-from dasksdnn.store.atomic import replacing
 from dasksdnn.store.reader import open_store
 from dasksdnn.store.verify import verify
 
@@ -135,7 +135,7 @@ def test_files_are_replaced_too(tmp_path):
 
 
 def test_where_the_system_cannot_exchange(tmp_path, monkeypatch):
-    from dasksdnn.store import atomic
+    from dasksdnn import atomic
 
     monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
     sdnn.save(random_net(1, layers=1), tmp_path / "net.zarr")
@@ -211,7 +211,7 @@ def test_leftovers(tmp_path):
 
 
 def test_a_failed_rename_puts_the_old_back(tmp_path, monkeypatch):
-    from dasksdnn.store import atomic
+    from dasksdnn import atomic
 
     first = random_net(1, layers=2)
     sdnn.save(first, tmp_path / "net.zarr")

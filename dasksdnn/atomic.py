@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import shutil
 import socket
@@ -12,16 +13,23 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from zarr.core.sync import sync as zarr_sync
-
-from dasksdnn.errors import InputError, OutputExistsError
-from dasksdnn.store.encoding import storage_error
+from dasksdnn.errors import InputError, OutputExistsError, StoreError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 #: Temporaries that this process is writing: others of its number are those of a process that is gone.
 _ours: set[str] = set()
+
+_REMEDY = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another place",
+    errno.EFBIG: "a file would exceed the size limit: raise it or choose another place",
+    errno.EACCES: "no permission: choose another place or change its permissions",
+    errno.EPERM: "no permission: choose another place or change its permissions",
+    errno.EROFS: "the file system is read-only: choose another place",
+}
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -33,12 +41,12 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def replacing(path: str | Path, *, overwrite: bool = False, resumable: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path` to write at; it takes the place of `path` when the block ends.
 
     Whatever ends the block early (an error, Ctrl-C) removes the temporary, file or folder; a killed process leaves one
     behind, which the next writer to the same target removes. The old content of `path` stays until the new is complete
-    and on disk.
+    and on disk. With `resumable`, that is the temporary path, and is left as it is when the block ends early.
 
     Raises
     ------
@@ -50,20 +58,21 @@ def replacing(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     target = Path(os.path.abspath(path))
     check_target(target, overwrite)
     _remove_leftovers(target)
-    temporary = target.parent / f"{_prefix(target)}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
+    temporary = resumable or target.parent / f"{_prefix(target)}{os.getpid()}.{uuid.uuid4().hex[:8]}.partial"
     _ours.add(temporary.name)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         _rename(temporary, target, overwrite)
     except (OutputExistsError, BrokenPipeError):
         raise  # a broken pipe is not the target's: who listens to our progress is gone
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        if sys.exception():
+        if failed := sys.exception():
             _drain()
-        remove(temporary)
+        if not (failed and resumable):
+            remove(temporary)
         _ours.discard(temporary.name)
 
 
@@ -76,8 +85,17 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def storage_error(path: Any, error: OSError) -> StoreError:
+    """Turn a failed write into one line that says what to do."""
+    other = f"{type(error).__name__} ({error.strerror or error}): choose another place"
+    return StoreError(f"{path}: {_REMEDY.get(error.errno or 0, other)}")
+
+
 def _drain() -> None:
     """Wait for the writes that Zarr's own thread still has under way: neither Ctrl-C nor a failed write stops those."""
+    if "zarr" not in sys.modules:  # an owner file, a report: importing it would take longer than all the rest
+        return
+    from zarr.core.sync import sync as zarr_sync
 
     async def others() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -120,7 +138,7 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the system write everything below `path` to the disk before the rename makes it count."""
     if path.is_dir():
         for folder, _, files in os.walk(path, topdown=False):
