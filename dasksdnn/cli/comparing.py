@@ -34,15 +34,25 @@ _OPTIONS = (
     number(
         "--rate", "Modelled multiply-adds a second of a part.  [default: measured on a core of this machine]", float
     ),
-    number("--latency", "Modelled seconds a message.  [default: 1.5e-6]", float),
-    number("--bandwidth", "Modelled bytes a second that a part can send.  [default: 12.5e9]", float),
-    click.option("--batch", metavar="N,N", help="Samples of a modelled step.  [default: 1; to predict, 1,64]"),
+    number("--latency", "Seconds a message, modelled.  [default: 1.5e-6]", float),
+    number("--bandwidth", "Bytes a second that a part can send, modelled.  [default: 12.5e9]", float),
+    click.option(
+        "--batch",
+        metavar="N,N",
+        help="Samples of a step that is modelled.  [default: 1; to predict, 1,64; for --objective time, 64]",
+    ),
     click.option("--chart", metavar="FILE", type=PATH, help="Picture of a comparison to make: .png or .svg."),
 )
 #: What only a comparison or a prediction takes, and what goes with them.
 MODELS = ("methods", "rate", "latency", "bandwidth", "batch", "chart")
+#: What a partition that makes time least takes, too.
+TIMED = ("latency", "bandwidth", "batch")
 BESIDE_MODELS = (
     *MODELS,
+    "effort",
+    "objective",
+    "training",
+    "time_limit",
     "store",
     "nparts",
     "compare",
@@ -63,10 +73,8 @@ def modelling(command: Callable[..., Any]) -> Callable[..., Any]:
 def show_modelled(
     store: Path,
     nparts: Sequence[int],
+    how: dict[str, Any],
     *,
-    epsilon: float,
-    seed: int,
-    cache: bool,
     overwrite: bool,
     json_path: Path | None,
     compare: bool,
@@ -101,12 +109,10 @@ def show_modelled(
             net,
             nparts,
             chosen,
-            epsilon=epsilon,
-            seed=seed,
             machine=steps[0].machine,
             batch=batches[0],
-            cache=cache,
             listener=listener,
+            **how,
         )
     record = _show_predictions(store, net, found, steps) if predict else _show_comparison(store, net, found, steps[0])
     if chart is not None:

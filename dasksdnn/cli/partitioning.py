@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dasksdnn import host
-from dasksdnn.cli.comparing import BESIDE_MODELS, MODELS, modelling, show_modelled
+from dasksdnn.cli.comparing import BESIDE_MODELS, MODELS, TIMED, modelling, show_modelled
 from dasksdnn.cli.describe import describe, facts
 from dasksdnn.cli.options import JSON, OVERWRITE, PATH, SEED, STORE, number, numbers
 from dasksdnn.cli.outputs import check_outputs
@@ -28,8 +28,26 @@ _SAID = click.core.ParameterSource.COMMANDLINE
     metavar="NAME",
     default="hypergraph",
     show_default=True,
-    help="hypergraph (the better of mtkahypar and metis, layer by layer), mtkahypar, kahypar, metis, block or random.",
+    help="hypergraph (the better of mtkahypar and metis, refined), mtkahypar, kahypar, metis, block or random.",
 )
+@click.option(
+    "--effort",
+    metavar="LEVEL",
+    default="default",
+    show_default=True,
+    help="How long hypergraph refines: none, fast (seconds), default (a minute or two) or best (ten times that).",
+)
+@click.option(
+    "--objective",
+    metavar="NAME",
+    default="volume",
+    show_default=True,
+    help="What hypergraph makes least: volume, or the time of the exchanges, by --latency, --bandwidth and --batch.",
+)
+@click.option(
+    "--training", is_flag=True, help="Count words of all layers but the first twice: they are sent back, too."
+)
+@number("--time-limit", "Seconds after which hypergraph stops refining; not repeatable.", float)
 @number("--epsilon", "Allowed imbalance of a layer's nonzeros.", float, default=0.03)
 @SEED
 @click.option("--no-cache", is_flag=True, help="Neither take the partition from the cache nor keep it there.")
@@ -54,6 +72,10 @@ def partition(
     store: Path,
     nparts: str | None,
     method: str,
+    effort: str,
+    objective: str,
+    training: bool,
+    time_limit: float | None,
     epsilon: float,
     seed: int,
     no_cache: bool,
@@ -75,9 +97,10 @@ def partition(
     """
     _check_choice(context)
     counts = numbers(nparts, "nparts", ())
+    how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "cache": not no_cache, "effort": effort}
+    how |= {"objective": objective, "training": training, "time_limit": time_limit}
     if modelled["compare"] or modelled["predict"]:
-        asked: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "cache": not no_cache}
-        show_modelled(store, counts, overwrite=overwrite, json_path=json_path, **asked, **modelled)
+        show_modelled(store, counts, how, overwrite=overwrite, json_path=json_path, **modelled)
         return
     from dasksdnn.partition.partition import Partition
     from dasksdnn.partition.partition import partition as assign
@@ -93,8 +116,9 @@ def partition(
         if owner is not None:
             made = Partition.load(owner, net)
         else:
-            how: dict[str, Any] = {"method": method, "epsilon": epsilon, "seed": seed, "cache": not no_cache}
-            made = assign(net, counts[0], listener=listener, **how)
+            said = {name: modelled[name] for name in ("latency", "bandwidth") if modelled[name] is not None}
+            said |= {"batch": numbers(modelled["batch"], "batch", ())[0]} if modelled["batch"] else {}
+            made = assign(net, counts[0], method=method, listener=listener, **how, **said)
         written = save(net, out, partition=made, overwrite=overwrite, resume=resume, listener=listener)
     if save_owner is not None:
         made.save(save_owner, overwrite=overwrite)
@@ -102,6 +126,8 @@ def partition(
     rows = {
         **describe(written),
         "seconds": f"{seconds:.2f} ({made.seconds:.2f} partitioning{', reused' * made.reused})",
+        **({} if made.repeatable else {"repeatable": "no: a time limit was set"}),
+        **{f"note {i + 1}": note for i, note in enumerate(made.notes)},
         "peak memory": host.format_bytes(peak),
     }
     write_json(
@@ -112,7 +138,7 @@ def partition(
             **facts(written),
             "recount": made.metrics.as_dict(),
             "partition_seconds": made.seconds,
-            "reused": made.reused,
+            **{name: getattr(made, name) for name in ("effort", "objective", "repeatable", "notes", "reused")},
             "seconds": seconds,
             "peak_rss_bytes": peak,
         },
@@ -135,7 +161,12 @@ def _check_choice(context: click.Context) -> None:
     if modelled:
         _only(context, BESIDE_MODELS, "--compare and --predict take --methods and write no store")
         return
-    _only(context, set(given) - set(MODELS), "without --compare or --predict nothing is modelled")
+    timed = TIMED if given["objective"] == "time" else ()
+    _only(
+        context,
+        set(given) - set(MODELS) | set(timed),
+        "without --compare, --predict or --objective time nothing is modelled",
+    )
     if given["out"] is None:
         raise click.UsageError("Missing option '--out'", context)
     if "," in (given["nparts"] or ""):

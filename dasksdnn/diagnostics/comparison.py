@@ -17,7 +17,7 @@ from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.network import Network
 from dasksdnn.partition.metrics import Metrics
 from dasksdnn.partition.partition import partition
-from dasksdnn.partition.partitioners import find_method
+from dasksdnn.partition.start import check_method
 from dasksdnn.partition.steptime import Machine, StepTime, step_time
 
 NPARTS = (4, 8, 32)
@@ -181,8 +181,8 @@ def compare(
     seed: int = 0,
     machine: Machine | None = None,
     batch: int = 1,
-    cache: bool = True,
     listener: Listener = ignore,
+    **how: Any,
 ) -> Comparison:
     """Partition a network in several ways, and recount each.
 
@@ -198,10 +198,11 @@ def compare(
     machine : Machine or None
         What to model a step on, of SGD on `batch` samples; None models none.
     batch : int
-    cache : bool
-        As `partition` takes it.
     listener : callable
         Told of each finished layer: `Progress("partition", done, all, "layers")`, over everything.
+    **how
+        What else `partition` takes: effort, objective, cache and so on. For the objective "time", the machine's latency
+        and bandwidth and the batch are handed on.
 
     Returns
     -------
@@ -214,18 +215,20 @@ def compare(
         For arguments that cannot work, before any work where they can be told then.
     """
     for name in methods:
-        find_method(name)
+        check_method(name)
     if not nparts or not methods:
         raise InputError("nothing to compare: name at least one number of parts and one method")
     if batch < 1:
         raise InputError(f"batch {batch} is too small: give at least 1")
+    if how.get("objective") == "time":
+        how = {"latency": machine.latency, "bandwidth": machine.bandwidth, **how} if machine else how
+        how = {"batch": batch, **how}
     # The largest number first: where it is too large, it is refused before any work.
     pairs = [(n, name) for n in sorted(set(nparts), reverse=True) for name in dict.fromkeys(methods)]
     rows = []
     for done, (n, name) in enumerate(pairs):
         told = _Shifted(listener, done * len(net), len(pairs) * len(net))
-        how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "cache": cache, "listener": told}
-        rows.append(_row(net, n, name, machine, batch, how))
+        rows.append(_row(net, n, name, machine, batch, {"epsilon": epsilon, "seed": seed, "listener": told, **how}))
     rows.sort(key=lambda row: row.nparts)
     return Comparison(net.name, net.edges, net.dtype.itemsize, epsilon, seed, machine, batch, tuple(rows))
 
@@ -249,4 +252,7 @@ class _Shifted:
     total: int
 
     def __call__(self, event: Progress) -> None:
+        if event.task != "partition":
+            self.listener(event)
+            return
         self.listener(Progress(event.task, self.before + event.done, self.total, event.unit))

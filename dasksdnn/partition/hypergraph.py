@@ -88,12 +88,20 @@ def layer_hypergraph(
         ptr = ptr + np.arange(ptr.size)
         weight = np.concatenate([weight, np.ones(nparts, np.int64)])
         fixed = np.concatenate([fixed, np.arange(nparts)])
-    net_ptr, net_pins, cost = _merge_nets(ptr, pins)
+    net_ptr, net_pins, cost = merge_nets(ptr, pins)
     return LayerHypergraph(nparts, weight, net_ptr, net_pins, cost, fixed, clump_of_row)
 
 
-def clumps(weights: Any, heaviest: float) -> tuple[Array, Array]:
+def clumps(weights: Any, heaviest: float, owner: Array | None = None) -> tuple[Array, Array]:
     """Group rows with the same columns into clumps of nearly equal size, no heavier than `heaviest` (or of one row).
+
+    Parameters
+    ----------
+    weights : csr_array of shape (rows, columns)
+    heaviest : float
+        Nonzeros.
+    owner : int array of shape (rows,), optional
+        Only rows of one owner share a clump.
 
     Returns
     -------
@@ -104,6 +112,11 @@ def clumps(weights: Any, heaviest: float) -> tuple[Array, Array]:
     """
     nonzeros = np.diff(weights.indptr).astype(np.int64)
     twin = identical(weights.indptr.astype(np.int64), weights.indices)
+    if owner is not None:
+        _, alike, same = np.unique(
+            twin * (int(owner.max(initial=0)) + 1) + owner, return_index=True, return_inverse=True
+        )
+        twin = alike[same]
     order = np.argsort(twin, kind="stable")
     order = order[nonzeros[order] > 0]
     _, start, size = np.unique(twin[order], return_index=True, return_counts=True)
@@ -147,7 +160,7 @@ def identical(ptr: Array, items: Array) -> Array:
     return twin
 
 
-def _merge_nets(ptr: Array, pins: Array) -> tuple[Array, Array, Array]:
+def merge_nets(ptr: Array, pins: Array) -> tuple[Array, Array, Array]:
     """Drop nets under two pins, and merge nets with the same pins, adding their costs."""
     length = np.diff(ptr)
     twin = identical(ptr, pins)

@@ -1,4 +1,4 @@
-"""`partition(net, nparts)`: one pass over the layers, each loaded once, partitioned, balanced and recounted."""
+"""`partition(net, nparts)`: a first assignment layer by layer, refined over all layers at once, balanced and recounted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn.errors import InputError, PartitionerError
+from dasksdnn.compiling import warm_up
+from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.network import Array, Network
+from dasksdnn.partition import anneal
 from dasksdnn.partition.metrics import Metrics, Recount, recount
-from dasksdnn.partition.native import TIMEOUT, Helper
-from dasksdnn.partition.partitioners import Method, Task, balanced, find_method
-from dasksdnn.partition.relabel import input_owner, spread
+from dasksdnn.partition.native import TIMEOUT
+from dasksdnn.partition.refine import Goal, find_effort, refine_network
+from dasksdnn.partition.relabel import input_owner
+from dasksdnn.partition.start import Start, check_method, layer_seed
+from dasksdnn.partition.steptime import BANDWIDTH, LATENCY
 
 #: Seconds; the operating system's timers take no infinity.
 LONGEST = 1e8
@@ -43,6 +47,13 @@ class Partition:
     metrics: Metrics
     #: Seconds it took, when it was made.
     seconds: float
+    #: How long "hypergraph" refined it, and what it made least; None for other methods.
+    effort: str | None = None
+    objective: str | None = None
+    #: Whether the same call gives the same again: not where a time limit was set.
+    repeatable: bool = True
+    #: What went wrong and was got over, one line each: a library that crashed, and what stood in for it.
+    notes: tuple[str, ...] = ()
     #: Whether it was made earlier, and taken from the cache or from a file.
     reused: bool = False
 
@@ -145,11 +156,17 @@ class Partition:
 
     def __repr__(self) -> str:
         asked = "" if self.epsilon is None else f" (epsilon {self.epsilon:g}, seed {self.seed})"
+        if self.effort is not None:
+            asked = f"{asked[:-1]}, effort {self.effort}, least {self.objective}{'' if self.repeatable else ', not repeatable'})"
         return (
             f"<dasksdnn.Partition {self.method!r}: {self.nparts} parts of {len(self.owner) - 1} layers{asked}, "
             f"{self.seconds:.1f} s{', reused' * self.reused}\n volume {self.volume:,} words/sample, {self.messages:,} messages, "
-            f"max send {self.max_send:,}, imbalance {self.imbalance:.3f}>"
+            f"max send {self.max_send:,}, imbalance {self.imbalance:.3f}{''.join(f'{chr(10)} note: {n}' for n in self.notes)}>"
         )
+
+
+#: What can be made least.
+OBJECTIVES = ("volume", "time")
 
 
 def partition(
@@ -157,16 +174,24 @@ def partition(
     nparts: int,
     *,
     method: str = "hypergraph",
+    effort: str = "default",
     epsilon: float = 0.03,
     seed: int = 0,
+    objective: str = "volume",
+    latency: float = LATENCY,
+    bandwidth: float = BANDWIDTH,
+    batch: int = 64,
+    training: bool = False,
+    time_limit: float | None = None,
     listener: Listener = ignore,
     timeout: float = TIMEOUT,
     cache: bool = True,
 ) -> Partition:
     """Assign the rows of every layer to parts, so that little is sent and all parts hold about as many nonzeros.
 
-    Layer after layer, with the owners of the layer before fixed (Demirci and Ferhatosmanoglu, arXiv 2104.11805,
-    section 4). The network is streamed: one layer is in memory at a time.
+    First layer after layer, with the owners of the layer before fixed (Demirci and Ferhatosmanoglu, arXiv 2104.11805,
+    section 4); then all layers at once (see refine.py). The network is streamed: what is in memory at once is a window
+    of layers of about 1 GiB, or one layer.
 
     Parameters
     ----------
@@ -175,19 +200,34 @@ def partition(
     nparts : int
         Number of parts, at most the rows of the widest layer. Layers with fewer rows leave parts empty.
     method : str
-        "hypergraph" (the default: the better of the next and "metis", layer by layer), "mtkahypar", "kahypar"
-        (GPLv3), "metis", "block" (consecutive rows) or "random".
+        "hypergraph" (the default: the better of "mtkahypar" and "metis", layer by layer, refined), "mtkahypar", "kahypar"
+        (GPLv3), "metis", "block" (consecutive rows) or "random". Only the first is refined.
+    effort : str
+        How long "hypergraph" refines: "none", "fast" (METIS alone at the start; seconds), "default" (a minute or two) or
+        "best" (ten times that). Counted in steps, so that it repeats.
     epsilon : float
         No part holds more than (1 + epsilon) times the average nonzeros of a layer, wherever whole rows permit.
     seed : int
         The same seed gives the same partition. At least 0.
+    objective : str
+        What "hypergraph" makes least: "volume", words sent; or "time" of the exchanges, half by all parts' sends and half by
+        the busiest part's, layer by layer, a message counted as latency * bandwidth bytes.
+    latency, bandwidth : float
+        Of the network, for "time": seconds a message, and bytes a second that a part can send.
+    batch : int
+        Samples that share a message, for "time".
+    training : bool
+        Words of layers 2 to L count twice, as they are sent back too.
+    time_limit : float, optional
+        Seconds after which refinement stops; the result is then not repeatable.
     listener : callable
-        Told of each finished layer: `Progress("partition", k, L, "layers")`.
+        Told of progress: `Progress("partition", k, L, "layers")`, then `Progress("refine", i, 100, "%")`.
     timeout : float
         Seconds that a partitioning library may take for one layer.
     cache : bool
         Take the partition from the cache folder (`dasksdnn.cache`) if it was made before, and keep it there if it took
-        more than a second. "block" and "random" are never kept: they take no longer than the look-up, two passes.
+        more than a second. "block" and "random" are never kept: they take no longer than the look-up, two passes. Nor is
+        what a time limit cut short.
 
     Returns
     -------
@@ -198,54 +238,69 @@ def partition(
     InputError
         For arguments that cannot work.
     PartitionerError
-        If a library is missing, fails, crashes or takes too long. This process is safe: libraries run in another.
+        If a library is missing, fails, crashes or takes too long. This process is safe: libraries run in another. Where
+        "hypergraph" can do without, it does, and `Partition.notes` says so.
     """
-    started = time.perf_counter()
-    nparts, seed = _whole(nparts, "nparts", 1), _whole(seed, "seed", 0)
-    function = find_method(method)
+    started = time.monotonic()
+    nparts, seed, batch = _whole(nparts, "nparts", 1), _whole(seed, "seed", 0), _whole(batch, "batch", 1)
+    level = find_effort(effort)
+    check_method(method)
+    if objective not in OBJECTIVES:
+        raise InputError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
     if nparts > max(net.widths[1:]):
         raise InputError(
             f"nparts {nparts} is more than the {max(net.widths[1:])} rows of the widest layer: use fewer parts"
         )
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise InputError(f"epsilon {epsilon} is not usable: give a number from 0 up, such as 0.03")
-    if not 0 < timeout <= LONGEST:
-        raise InputError(f"timeout {timeout} is not usable: give a number of seconds, above 0 and at most {LONGEST:g}")
-    if cache and nparts > 1 and method not in ("block", "random"):
+    for name, value in (("latency", latency), ("bandwidth", bandwidth)):
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} {value} is not usable: give a number above 0")
+    for name, limit in (("timeout", timeout), ("time_limit", time_limit)):
+        if limit is not None and not 0 < limit <= LONGEST:
+            raise InputError(f"{name} {limit} is not usable: give a number of seconds, above 0 and at most {LONGEST:g}")
+    refined = method == "hypergraph"
+    if cache and time_limit is None and nparts > 1 and method not in ("block", "random"):
         from dasksdnn.partition.caching import cached
 
         key: dict[str, Any] = {"nparts": nparts, "method": method, "epsilon": float(epsilon), "seed": seed}
+        if refined:
+            key |= {"effort": effort, "objective": objective, "training": bool(training)}
+            key |= (
+                {"latency": float(latency), "bandwidth": float(bandwidth), "batch": batch}
+                if objective == "time"
+                else {}
+            )
         return cached(net, key, lambda: partition(net, **key, listener=listener, timeout=timeout, cache=False))
     owner: list[Array] = []
     count = Recount(nparts)
-    with Helper(timeout) as helper:
-        for k, layer in enumerate(net):
-            weights, before = layer.weights, owner[-1] if owner else None
-            rows = _assign(function, Task(weights, before, nparts, epsilon, _layer_seed(seed, k), helper), k)
-            if before is None:
-                owner.append(input_owner(weights, rows, nparts))
+    before: list[Array] = []
+
+    def add(weights: Any, rows: Array) -> None:
+        if not before:
+            before.append(input_owner(weights, rows, nparts))
+        count.add(weights, before[-1], rows)
+        before.append(rows)
+
+    refining = refined and nparts > 1 and level.runs > 0
+    with Start(net, method, nparts, epsilon, seed, timeout, effort != "fast") as start:
+        for k, (weights, rows) in enumerate(start.layers()):
             owner.append(rows)
-            count.add(weights, owner[-2], rows)
+            if not refining:
+                add(weights, rows)
             listener(Progress("partition", k + 1, len(net), "layers"))
-    seconds = time.perf_counter() - started
-    return Partition(nparts, _compact(owner, nparts), method, epsilon, seed, count.result(), seconds)
-
-
-def _assign(method: Method, task: Task, k: int) -> Array:
-    """The part of each row of layer k (0-based)."""
-    if task.nparts == 1:
-        return np.zeros(task.weights.shape[0], np.int64)
-    if not task.weights.nnz:
-        return spread(np.full(task.weights.shape[0], -1), task.nparts)
-    try:
-        return spread(balanced(task, method(task)), task.nparts)
-    except PartitionerError as error:
-        raise PartitionerError(f"layer {k + 1}: {error}") from error
-
-
-def _layer_seed(seed: int, k: int) -> int:
-    """Independent from layer to layer, and a positive int32, which is all that some libraries take."""
-    return int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+    if refining:
+        message = latency * bandwidth / (net.dtype.itemsize * batch) if objective == "time" else None
+        goal = Goal(message, None if time_limit is None else started + time_limit)
+        warm_up(anneal.warm_up_calls(), listener)
+        seeds = [layer_seed(seed, k) for k in range(len(net))]
+        refine_network(
+            net, owner, nparts, epsilon, seeds, level, goal, training, add,
+            lambda share: listener(Progress("refine", int(100 * share), 100, "%")),
+        )  # fmt: skip
+    arrays = _compact(before, nparts)
+    how = (effort, objective, time_limit is None, tuple(start.notes)) if refined else ()
+    return Partition(nparts, arrays, method, epsilon, seed, count.result(), time.monotonic() - started, *how)
 
 
 def _compact(owner: Sequence[Array], nparts: int) -> tuple[Array, ...]:

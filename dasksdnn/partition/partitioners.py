@@ -1,12 +1,11 @@
 """The methods: each gives a part to every row of one layer, knowing the owners of the layer before.
 
-A method is a function of a `Task`; `METHODS` names them all, and they are imported when they are first asked for.
+A method is a function of a `Task`; `METHODS` names them all.
 What they return is balanced afterwards by balance.py, and rows with no nonzeros are spread: a method need do neither.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from dasksdnn.errors import InputError
 from dasksdnn.network import Array
 from dasksdnn.partition.balance import pack, rebalance
 from dasksdnn.partition.hypergraph import CLUMP_FRACTION, LayerHypergraph, clumps, layer_hypergraph, of_rows
 from dasksdnn.partition.native import Helper
-from dasksdnn.partition.relabel import layer_volume, relabel
+from dasksdnn.partition.relabel import relabel
 
 #: Columns that more pairs of clumps share than this in all are left out of the row-similarity graph, the fullest first.
 GRAPH_PAIRS = 30_000_000
@@ -47,32 +45,6 @@ class Task:
         """Of each row, int64."""
         nonzeros: Array = np.diff(self.weights.indptr).astype(np.int64)
         return nonzeros
-
-
-Method = Callable[[Task], Array]
-METHODS = {
-    "hypergraph": "dasksdnn.partition.partitioners:hypergraph",
-    "mtkahypar": "dasksdnn.partition.partitioners:mtkahypar",
-    "kahypar": "dasksdnn.partition.partitioners:kahypar",
-    "metis": "dasksdnn.partition.partitioners:metis",
-    "block": "dasksdnn.partition.partitioners:block",
-    "random": "dasksdnn.partition.partitioners:random",
-}
-
-
-def find_method(name: str) -> Method:
-    """The method of that name.
-
-    Raises
-    ------
-    InputError
-        If there is none; the message lists them.
-    """
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
-    module, _, function = METHODS[name].partition(":")
-    method: Method = getattr(importlib.import_module(module), function)
-    return method
 
 
 def random(task: Task) -> Array:
@@ -177,12 +149,15 @@ def _named(task: Task, owner: Array) -> Array:
     return relabel(task.weights, task.owner_in, owner, task.nparts)
 
 
-def hypergraph(task: Task) -> Array:
-    """The better of Mt-KaHyPar and METIS on this layer, after balancing; the default."""
-    found = [balanced(task, method(task)) for method in (mtkahypar, metis)]
-    return min(found, key=lambda owner: layer_volume(task.weights, task.owner_in, owner, task.nparts))
-
-
 def balanced(task: Task, owner: Array) -> Array:
     """A method's result, moved until it honours epsilon."""
     return rebalance(task.weights, task.owner_in, owner, task.nparts, task.epsilon)
+
+
+METHODS: dict[str, Callable[[Task], Array]] = {
+    "mtkahypar": mtkahypar,
+    "kahypar": kahypar,
+    "metis": metis,
+    "block": block,
+    "random": random,
+}

@@ -11,7 +11,7 @@ import zarr
 
 import dasksdnn as sdnn
 from dasksdnn.kernels import reference
-from dasksdnn.partition.partitioners import METHODS
+from dasksdnn.partition.start import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,7 +19,8 @@ from dasksdnn.partition import partition as module
 from dasksdnn.partition import partitioners
 from dasksdnn.partition.native import Helper
 from dasksdnn.partition.partition import Partition, partition
-from dasksdnn.partition.partitioners import METHODS, Task, find_method, metis
+from dasksdnn.partition.partitioners import Task, metis
+from dasksdnn.partition.start import METHODS
 
 LIBRARIES = ["hypergraph", "mtkahypar", "kahypar", "metis"]
 
@@ -147,9 +148,41 @@ def test_the_helper_is_gone_after_an_error(monkeypatch):
 
     monkeypatch.setattr(Helper, "call", fails)
     with pytest.raises(PartitionerError, match="layer 1: mtkahypar was killed by SIGSEGV"):
-        partition(network(small()), 3)
+        partition(network(small()), 3, method="mtkahypar")
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def dying(*libraries):
+    """`Helper.call` with libraries that die."""
+    call = Helper.call
+
+    def dies(self, library, *arguments, **arrays):
+        if library in libraries:
+            raise PartitionerError(f"{library} was killed by SIGSEGV; use another method, or another nparts or seed")
+        return call(self, library, *arguments, **arrays)
+
+    return dies
+
+
+@pytest.mark.parametrize(
+    ("libraries", "note"),
+    [
+        (["mtkahypar"], "mtkahypar was killed by SIGSEGV: the other alone"),
+        (["metis"], "metis was killed by SIGSEGV: the other alone"),
+        (
+            ["metis", "mtkahypar"],
+            "metis was killed by SIGSEGV; mtkahypar was killed by SIGSEGV: blocks of rows, refined",
+        ),
+    ],
+)
+def test_a_library_that_dies_is_done_without_and_named(monkeypatch, libraries, note):
+    layers = small()
+    monkeypatch.setattr(Helper, "call", dying(*libraries))
+    found = partition(network(layers), 3)
+    check(layers, found, 3, 0.03)
+    assert found.notes == (note,)
+    assert note in repr(found)
 
 
 def test_metis_survives_a_column_that_everyone_reads(monkeypatch):
@@ -203,6 +236,12 @@ def test_bad_owners(owner, nparts, message):
         (2, {"epsilon": float("inf")}, "epsilon inf is not usable"),
         (2, {"seed": -1}, "seed -1 is too small"),
         (2, {"seed": "x"}, "seed 'x' is not a whole number"),
+        (2, {"effort": "much"}, "unknown effort 'much': use one of none, fast, default, best"),
+        (2, {"objective": "peace"}, "unknown objective 'peace': use one of volume, time"),
+        (2, {"objective": "time", "latency": 0.0}, "latency 0.0 is not usable"),
+        (2, {"objective": "time", "bandwidth": float("nan")}, "bandwidth nan is not usable"),
+        (2, {"objective": "time", "batch": 0}, "batch 0 is too small"),
+        (2, {"time_limit": -1}, "time_limit -1 is not usable"),
         (2, {"timeout": 0}, "timeout 0 is not usable"),
         (2, {"timeout": float("inf")}, "timeout inf is not usable"),
         (
@@ -217,10 +256,6 @@ def test_bad_arguments(nparts, how, message):
         partition(network(small()), nparts, **how)
 
 
-def test_methods_are_found_by_name():
-    assert all(callable(find_method(name)) for name in METHODS)
-
-
 def test_many_parts_need_wider_owners():
     assert module._compact([np.zeros(3, np.int64)], 32767)[0].dtype == np.int16
     assert module._compact([np.zeros(3, np.int64)], 32768)[0].dtype == np.int32
@@ -232,9 +267,25 @@ def test_repr_says_what_matters():
         assert text in repr(found)
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published network's files are not here")
-@pytest.mark.parametrize(("nparts", "volume"), [(2, 9_700), (4, 14_900), (8, 19_150), (16, 22_700), (32, 28_950)])
-def test_the_published_network(nparts, volume):
-    found = partition(published(24), nparts)
-    assert found.volume <= volume
+#: Words a sample of the published network's first 24 layers, by nparts: what each level has to reach, and what it gave.
+FAST = {2: (9_700, 9_407), 4: (14_900, 14_451), 8: (19_150, 17_885), 16: (22_700, 21_769), 32: (28_950, 28_917)}
+DEFAULT = {2: (9_200, 9_200), 4: (14_350, 14_350), 8: (18_150, 18_150), 16: (22_000, 22_000), 32: (28_900, 28_900)}
+
+
+def reaches(nparts, effort, wanted, golden):
+    found = partition(published(24), nparts, effort=effort)
+    assert found.volume <= min(wanted, golden * 1.01)
     assert found.imbalance <= 1.03
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published network's files are not here")
+@pytest.mark.parametrize("nparts", FAST)
+def test_the_published_network(nparts):
+    reaches(nparts, "fast", *FAST[nparts])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published network's files are not here")
+@pytest.mark.parametrize("nparts", DEFAULT)
+def test_the_published_network_by_default(nparts):
+    reaches(nparts, "default", *DEFAULT[nparts])
