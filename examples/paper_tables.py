@@ -27,10 +27,10 @@ def numbers(text):
     return [int(part) for part in text.split(",")]
 
 
-def counted(net, nparts):
+def counted(net, nparts, effort):
     """Partition and recount, and print what is measured."""
     with progress() as listener:
-        found = compare(net, nparts, METHODS, listener=listener)
+        found = compare(net, nparts, METHODS, effort=effort, listener=listener)
     print(
         f"\n{net!r}\n\ncounted (words a sample and messages a batch, forward, the first layer included), and seconds:"
     )
@@ -73,6 +73,7 @@ parser.add_argument("--neurons", type=numbers, default=[1024, 4096, 16384, 65536
 parser.add_argument("--layers", type=int, default=120)
 parser.add_argument("--nparts", type=numbers, default=[32, 64, 128, 256, 512], metavar="N,N")
 parser.add_argument("--batch", type=numbers, default=[1, 64], metavar="N,N")
+parser.add_argument("--effort", default="fast", help="how long hypergraphs are refined: none, fast, default or best")
 parser.add_argument("--latency", type=float, default=LATENCY, help="seconds a message")
 parser.add_argument("--bandwidth", type=float, default=BANDWIDTH, help="bytes a second that a part can send")
 parser.add_argument("--json", type=Path, help="write everything as JSON, too")
@@ -86,7 +87,7 @@ if arguments.charts:
 report = []
 for neurons in arguments.neurons:
     net = sdnn.radixnet(neurons, arguments.layers)
-    found = counted(net, arguments.nparts)
+    found = counted(net, arguments.nparts, arguments.effort)
     predictions = [modelled(net, found, n, arguments.latency, arguments.bandwidth) for n in arguments.batch]
     print(
         "\nThe abstract: training by rows scales; hypergraphs lower the volume, even the load, and quicken it more. Here:"

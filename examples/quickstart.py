@@ -17,7 +17,7 @@ with tempfile.TemporaryDirectory() as folder:
     print(net)
 
     # Rows to parts: little moves, all are equally loaded. The recount shares no code with the partitioners.
-    part = sdnn.partition(net, nparts=8)
+    part = sdnn.partition(net, nparts=8, effort="fast")
     chance = sdnn.partition(net, nparts=8, method="random")
     print(part)
     print(f"random rows would send {chance.volume / part.volume:.1f} times as much")

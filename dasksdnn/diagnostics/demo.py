@@ -46,7 +46,7 @@ def run_demo(
     ):
         start = perf_counter()
         net = radixnet(NEURONS, LAYERS)
-        made = partition(net, nparts, listener=listener)
+        made = partition(net, nparts, effort="fast", listener=listener)
         chance = partition(net, nparts, method="random")
         store = save(
             net, Path(folder, "radixnet.zarr"), partition=made, overwrite=directory is not None, listener=listener

@@ -38,6 +38,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seed": (int, type(None)),
     "seconds": (int, float),
 }
+#: Fields that files of earlier releases do not have.
+_LATER: dict[str, tuple[type, ...]] = {
+    "effort": (str, type(None)),
+    "objective": (str, type(None)),
+    "repeatable": (bool,),
+    "notes": (list,),
+}
 
 
 def save(partition: Partition, path: str | Path, *, overwrite: bool = False) -> None:
@@ -111,9 +118,11 @@ def _metadata(arrays: Mapping[str, Array], path: str | Path) -> dict[str, Any]:
         known = ["pattern", *(f.name for f in fields(Partition) if f.name not in _APART)]
         made = {name: record[name] for name in known if name in record}
         for name, value in made.items():
-            kinds = _KINDS.get(name, (str, int, float, type(None)))
+            kinds = {"pattern": (str,), **_KINDS, **_LATER}[name]
             if type(value) not in kinds or (type(value) is float and not math.isfinite(value)):
                 raise ValueError(f"{name} is {value!r}")
+        if "notes" in made:
+            made["notes"] = tuple(map(str, made["notes"]))
         if missing := (_KINDS.keys() | {"pattern"}) - made.keys():
             raise ValueError(f"{min(missing)} is missing")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

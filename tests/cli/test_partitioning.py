@@ -117,3 +117,30 @@ def test_another_command_is_refused(store, run, refused, tmp_path, monkeypatch):
     refused(*command, 2, "--resume", says=[".out.zarr.resumable was begun with another partition", "remove the folder"])
     run(*command, 3, "--resume")
     assert not (tmp_path / ".out.zarr.resumable").exists()
+
+
+def test_effort_and_objective(store, run, report, tmp_path):
+    out = tmp_path / "out.zarr"
+    how = ("--effort", "fast", "--objective", "time", "--latency", 1e-5, "--bandwidth", 1e9, "--batch", 8, "--training")
+    found = report("partition", store, "--nparts", 3, *how, "--out", out)
+    assert [found[name] for name in ("effort", "objective", "repeatable", "notes")] == ["fast", "time", True, []]
+    asked = {"effort": "fast", "objective": "time", "latency": 1e-5, "bandwidth": 1e9, "batch": 8, "training": True}
+    made = sdnn.partition(sdnn.open_store(store).network, 3, **asked)
+    assert (found["volume"], found["messages"]) == (made.volume, made.messages)
+    limited = ("--time-limit", 60, "--out", out, "--overwrite")
+    assert "no: a time limit was set" in run("partition", store, "--nparts", 3, "--effort", "fast", *limited).out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--effort", "much"], ["unknown effort 'much'", "none, fast, default, best"]),
+        (["--objective", "peace"], ["unknown objective 'peace'", "volume, time"]),
+        (["--latency", 1e-6], ["leave out --latency"]),
+        (["--objective", "time", "--latency", 0], ["latency 0.0"]),
+        (["--objective", "time", "--batch", "x"], ["batch"]),
+        (["--time-limit", 0], ["time_limit 0.0"]),
+    ],
+)
+def test_effort_and_objective_that_cannot_be_used(store, refused, tmp_path, options, says):
+    refused("partition", store, "--nparts", 2, *options, "--out", tmp_path / "out.zarr", says=says)
