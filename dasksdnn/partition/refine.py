@@ -167,6 +167,7 @@ def refine(
                     before = _worth(best)
     except _OutOfTimeError as stopped:
         best = min(best, stopped.found, key=_worth)
+    clock.end()
     return best.rows
 
 
@@ -193,13 +194,21 @@ class _Clock:
     """How far the work is, and whether its time is over."""
 
     def __init__(self, deadline: float | None, tell: Callable[[float], None], rounds: int) -> None:
-        self._deadline, self._tell, self._rounds, self._done = deadline, tell, max(1, rounds), 0
+        self._deadline, self._tell, self._rounds, self._done, self._told = deadline, tell, max(1, rounds), 0, 0
 
     def tick(self, rounds: int) -> bool:
         """Count rounds; whether to stop."""
         self._done += rounds
-        self._tell(min(1.0, self._done / self._rounds))
+        hundredths = min(100, 100 * self._done // self._rounds)
+        if hundredths > self._told:
+            self._told = hundredths
+            self._tell(hundredths / 100)
         return self._deadline is not None and time.monotonic() > self._deadline
+
+    def end(self) -> None:
+        """All is done, perhaps sooner than was reckoned with."""
+        if self._told < 100:
+            self._tell(1.0)
 
 
 class _Annealer:
