@@ -95,18 +95,21 @@ def _status(field: str, path: Path | None = None) -> int | None:
     return None
 
 
-_largest_child = 0
+#: Child processes that run at a time, at most (see partition/start.py).
+CHILDREN = 3
+_children: list[int] = []
 
 
 def note_child(process: int) -> None:
     """Remember the most memory that a child process has held; call it before the child ends."""
-    global _largest_child
-    _largest_child = max(_largest_child, _status("VmHWM", Path(f"/proc/{process}/status")) or 0)
+    _children.append(_status("VmHWM", Path(f"/proc/{process}/status")) or 0)
+    _children.sort(reverse=True)
+    del _children[CHILDREN:]
 
 
 def peak_resident_tree() -> int:
-    """The most that this process has held, plus the most that any one child of it has (one runs at a time)."""
-    return peak_resident() + _largest_child
+    """The most that this process has held, plus what the largest of its children have, as many as run at a time."""
+    return peak_resident() + sum(_children)
 
 
 @cache

@@ -39,7 +39,7 @@ _OPTIONS = (
     click.option(
         "--batch",
         metavar="N,N",
-        help="Samples of a step that is modelled.  [default: 1; to predict, 1,64; for --objective time, 64]",
+        help="Samples of a step that is modelled.  [default: 1; to predict, 1,64; to store a partition of --objective time, 64]",
     ),
     click.option("--chart", metavar="FILE", type=PATH, help="Picture of a comparison to make: .png or .svg."),
 )

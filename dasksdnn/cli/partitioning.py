@@ -16,6 +16,7 @@ from dasksdnn.cli.options import JSON, OVERWRITE, PATH, SEED, STORE, number, num
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
 from dasksdnn.diagnostics.tables import show, write_json
+from dasksdnn.errors import InputError
 
 _SAID = click.core.ParameterSource.COMMANDLINE
 
@@ -117,7 +118,13 @@ def partition(
             made = Partition.load(owner, net)
         else:
             said = {name: modelled[name] for name in ("latency", "bandwidth") if modelled[name] is not None}
-            said |= {"batch": numbers(modelled["batch"], "batch", ())[0]} if modelled["batch"] else {}
+            batches = () if modelled["batch"] is None else numbers(modelled["batch"], "batch", ())
+            if len(batches) > 1:
+                raise InputError(
+                    f"batch: a partition is made for one batch size, not {len(batches)}; --predict takes several"
+                )
+            if batches:
+                said["batch"] = batches[0]
             made = assign(net, counts[0], method=method, listener=listener, **how, **said)
         written = save(net, out, partition=made, overwrite=overwrite, resume=resume, listener=listener)
     if save_owner is not None:
@@ -126,7 +133,7 @@ def partition(
     rows = {
         **describe(written),
         "seconds": f"{seconds:.2f} ({made.seconds:.2f} partitioning{', reused' * made.reused})",
-        **({} if made.repeatable else {"repeatable": "no: a time limit was set"}),
+        **({} if made.repeatable else {"repeatable": "no: a time limit was set, or a library failed"}),
         **{f"note {i + 1}": note for i, note in enumerate(made.notes)},
         "peak memory": host.format_bytes(peak),
     }

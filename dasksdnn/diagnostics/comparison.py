@@ -39,6 +39,8 @@ class Row:
         Modelled; None where the method failed or no machine is given.
     why : str
         What failed.
+    notes : tuple of str
+        What failed and was done without (see `Partition.notes`).
     """
 
     nparts: int
@@ -47,6 +49,7 @@ class Row:
     seconds: float
     step: StepTime | None = None
     why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def best_imbalance(self) -> float:
@@ -60,7 +63,13 @@ class Row:
             return {**record, "failed": self.why}
         counts = {name: value for name, value in self.metrics.as_dict().items() if name not in ("send", "nparts")}
         step = None if self.step is None else self.step.as_dict()
-        return {**record, **counts, "best_imbalance": self.best_imbalance, "step_seconds": step}
+        return {
+            **record,
+            **counts,
+            "best_imbalance": self.best_imbalance,
+            "step_seconds": step,
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -227,7 +236,7 @@ def compare(
     pairs = [(n, name) for n in sorted(set(nparts), reverse=True) for name in dict.fromkeys(methods)]
     rows = []
     for done, (n, name) in enumerate(pairs):
-        told = _Shifted(listener, done * len(net), len(pairs) * len(net))
+        told = _Shifted(listener, done, len(pairs))
         rows.append(_row(net, n, name, machine, batch, {"epsilon": epsilon, "seed": seed, "listener": told, **how}))
     rows.sort(key=lambda row: row.nparts)
     return Comparison(net.name, net.edges, net.dtype.itemsize, epsilon, seed, machine, batch, tuple(rows))
@@ -240,7 +249,7 @@ def _row(net: Network, nparts: int, method: str, machine: Machine | None, batch:
     except PartitionerError as error:
         return Row(nparts, method, None, perf_counter() - start, why=str(error))
     step = None if machine is None else step_time(made.metrics, machine, batch, net.dtype.itemsize)
-    return Row(nparts, method, made.metrics, made.seconds, step)
+    return Row(nparts, method, made.metrics, made.seconds, step, notes=made.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +261,7 @@ class _Shifted:
     total: int
 
     def __call__(self, event: Progress) -> None:
-        if event.task != "partition":
-            self.listener(event)
-            return
-        self.listener(Progress(event.task, self.before + event.done, self.total, event.unit))
+        done, total = self.before * event.total + event.done, self.total * event.total
+        if event.unit == "%":
+            done, total = done // self.total, event.total
+        self.listener(Progress(event.task, done, total, event.unit))

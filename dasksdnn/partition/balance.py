@@ -20,9 +20,14 @@ ROUNDS = 8
 
 def capacity(row_nonzeros: Array, nparts: int, epsilon: float) -> int:
     """Nonzeros that a part may hold: (1 + epsilon) times the average, or what heaviest-first packing needs, if more."""
-    limit = int((1 + epsilon) * int(row_nonzeros.sum()) / nparts + 1e-9)
+    limit = allowed(row_nonzeros, nparts, epsilon)
     packed = np.bincount(pack(row_nonzeros, nparts), weights=row_nonzeros, minlength=nparts)
     return max(limit, int(packed.max()))
+
+
+def allowed(row_nonzeros: Array, nparts: int, epsilon: float) -> int:
+    """Nonzeros that epsilon lets a part hold: (1 + epsilon) times the average."""
+    return int((1 + min(epsilon, nparts)) * int(row_nonzeros.sum()) / nparts + 1e-9)
 
 
 def pack(row_nonzeros: Array, nparts: int, owner: Array | None = None) -> Array:
@@ -61,7 +66,7 @@ def rebalance(weights: Any, owner_in: Array | None, owner: Array, nparts: int, e
     """
     nonzeros = np.diff(weights.indptr).astype(np.int64)
     owner = np.where(nonzeros > 0, owner, -1).astype(np.int64)
-    if _load(nonzeros, owner, nparts).max() <= int((1 + epsilon) * int(nonzeros.sum()) / nparts + 1e-9):
+    if _load(nonzeros, owner, nparts).max() <= allowed(nonzeros, nparts, epsilon):
         return owner
     limit = capacity(nonzeros, nparts, epsilon)
     for _ in range(ROUNDS * nparts):

@@ -17,7 +17,7 @@ from dasksdnn.partition.partition import Partition
 #: Partitions that took less are not kept.
 LEAST_SECONDS = 1.0
 #: Another version of a library gives another partition.
-_LIBRARIES = ("mtkahypar", "kahypar", "pymetis")
+_LIBRARIES = ("mtkahypar", "kahypar", "pymetis", "scipy")
 
 
 def cached(net: Network, key: Mapping[str, object], make: Callable[[], Partition]) -> Partition:
@@ -43,7 +43,7 @@ def cached(net: Network, key: Mapping[str, object], make: Callable[[], Partition
         with suppress(InputError):
             return files.parse(content, net, name)
     made = make()
-    if made.seconds > LEAST_SECONDS:
+    if made.seconds > LEAST_SECONDS and not made.notes:  # what a failure left behind is not what is asked for
         keeping.save(name, files.dump(made))
     return made
 

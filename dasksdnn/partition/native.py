@@ -39,6 +39,7 @@ class Helper:
 
     def __init__(self, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
+        self._lock, self._ended = threading.Lock(), False
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: IO[bytes] | None = None
 
@@ -53,10 +54,16 @@ class Helper:
         """The process, where one runs."""
         return self._process.pid if self._process else None
 
+    def end(self) -> None:
+        """Close for good: a thread that calls from now on is refused, and none that waits for an answer waits longer."""
+        with self._lock:
+            self._ended = True
+        self.close()
+
     def close(self) -> None:
         """End the process, whatever it is doing (also after Ctrl-C in the middle of a call)."""
-        if self._process is not None:
-            note_child(self._process.pid)
+        if (process := self._process) is not None:
+            note_child(process.pid)
             self._finalizer()
             self._process = None
         if self._noise is not None:
@@ -85,7 +92,10 @@ class Helper:
         PartitionerError
             If the library is not installed, fails, dies, hangs, or answers with something that is no partition.
         """
-        process = self._start()
+        with self._lock:
+            if self._ended:
+                raise PartitionerError(f"{library} was stopped")
+            process = self._start()
         expired = threading.Event()
         timer = threading.Timer(self.timeout, self._expire, (process, expired))
         timer.daemon = True

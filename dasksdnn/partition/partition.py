@@ -50,7 +50,7 @@ class Partition:
     #: How long "hypergraph" refined it, and what it made least; None for other methods.
     effort: str | None = None
     objective: str | None = None
-    #: Whether the same call gives the same again: not where a time limit was set.
+    #: Whether the same call gives the same again: not where a time limit was set, or a library failed.
     repeatable: bool = True
     #: What went wrong and was got over, one line each: a library that crashed, and what stood in for it.
     notes: tuple[str, ...] = ()
@@ -165,6 +165,8 @@ class Partition:
         )
 
 
+#: Words that a message may cost at most, so that sums with words stay exact enough.
+MOST_WORDS = 1e12
 #: What can be made least.
 OBJECTIVES = ("volume", "time")
 
@@ -203,21 +205,23 @@ def partition(
         "hypergraph" (the default: the better of "mtkahypar" and "metis", layer by layer, refined), "mtkahypar", "kahypar"
         (GPLv3), "metis", "block" (consecutive rows) or "random". Only the first is refined.
     effort : str
-        How long "hypergraph" refines: "none", "fast" (METIS alone at the start; seconds), "default" (a minute or two) or
+        How long "hypergraph" refines: "none", "fast" (from METIS alone, where all others start from both; seconds), "default" (a minute or two) or
         "best" (ten times that). Counted in steps, so that it repeats.
     epsilon : float
-        No part holds more than (1 + epsilon) times the average nonzeros of a layer, wherever whole rows permit.
+        No part holds more than (1 + epsilon) times the average nonzeros of a layer, or what packing whole rows, the
+        heaviest first, needs.
     seed : int
         The same seed gives the same partition. At least 0.
     objective : str
         What "hypergraph" makes least: "volume", words sent; or "time" of the exchanges, half by all parts' sends and half by
-        the busiest part's, layer by layer, a message counted as latency * bandwidth bytes.
+        the busiest part's, layer by layer, a message counted as latency * bandwidth bytes; the first layer, whose inputs
+        every part reads from the dataset, left out.
     latency, bandwidth : float
         Of the network, for "time": seconds a message, and bytes a second that a part can send.
     batch : int
         Samples that share a message, for "time".
     training : bool
-        Words of layers 2 to L count twice, as they are sent back too.
+        For "volume", words of layers 2 to L count twice, as they are sent back too ("time" counts these layers only).
     time_limit : float, optional
         Seconds after which refinement stops; the result is then not repeatable.
     listener : callable
@@ -253,9 +257,15 @@ def partition(
         )
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise InputError(f"epsilon {epsilon} is not usable: give a number from 0 up, such as 0.03")
-    for name, value in (("latency", latency), ("bandwidth", bandwidth)):
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} {value} is not usable: give a number above 0")
+    if not (math.isfinite(latency) and latency >= 0):
+        raise InputError(f"latency {latency} is not usable: give seconds from 0 up, such as 1.5e-6")
+    if not (math.isfinite(bandwidth) and bandwidth > 0):
+        raise InputError(f"bandwidth {bandwidth} is not usable: give bytes a second, above 0, such as 12.5e9")
+    message = latency * bandwidth / (net.dtype.itemsize * batch)
+    if objective == "time" and message > MOST_WORDS:
+        raise InputError(
+            f"latency {latency:g} and bandwidth {bandwidth:g} make a message cost {message:.3g} words: lower one"
+        )
     for name, limit in (("timeout", timeout), ("time_limit", time_limit)):
         if limit is not None and not 0 < limit <= LONGEST:
             raise InputError(f"{name} {limit} is not usable: give a number of seconds, above 0 and at most {LONGEST:g}")
@@ -271,8 +281,11 @@ def partition(
                 if objective == "time"
                 else {}
             )
-        return cached(net, key, lambda: partition(net, **key, listener=listener, timeout=timeout, cache=False))
+        decides = {**key, "itemsize": net.dtype.itemsize if objective == "time" else None}
+        return cached(net, decides, lambda: partition(net, **key, listener=listener, timeout=timeout, cache=False))
+    slack = min(float(epsilon), float(nparts))  # beyond, all rows may be in one part
     owner: list[Array] = []
+    edges: list[int] = []
     count = Recount(nparts)
     before: list[Array] = []
 
@@ -283,24 +296,24 @@ def partition(
         before.append(rows)
 
     refining = refined and nparts > 1 and level.runs > 0
-    with Start(net, method, nparts, epsilon, seed, timeout, effort != "fast") as start:
+    with Start(net, method, nparts, slack, seed, timeout, effort != "fast") as start:
         for k, (weights, rows) in enumerate(start.layers()):
             owner.append(rows)
+            edges.append(weights.nnz)
             if not refining:
                 add(weights, rows)
             listener(Progress("partition", k + 1, len(net), "layers"))
     if refining:
-        message = latency * bandwidth / (net.dtype.itemsize * batch) if objective == "time" else None
-        goal = Goal(message, None if time_limit is None else started + time_limit)
+        goal = Goal(message if objective == "time" else None, None if time_limit is None else started + time_limit)
         warm_up(anneal.warm_up_calls(), listener)
         seeds = [layer_seed(seed, k) for k in range(len(net))]
         refine_network(
-            net, owner, nparts, epsilon, seeds, level, goal, training, add,
+            net, owner, edges, nparts, slack, seeds, level, goal, training, add,
             lambda share: listener(Progress("refine", int(100 * share), 100, "%")),
         )  # fmt: skip
     arrays = _compact(before, nparts)
-    how = (effort, objective, time_limit is None, tuple(start.notes)) if refined else ()
-    return Partition(nparts, arrays, method, epsilon, seed, count.result(), time.monotonic() - started, *how)
+    how = (effort, objective, time_limit is None and not start.notes, tuple(start.notes)) if refined else ()
+    return Partition(nparts, arrays, method, float(epsilon), seed, count.result(), time.monotonic() - started, *how)
 
 
 def _compact(owner: Sequence[Array], nparts: int) -> tuple[Array, ...]:

@@ -2,7 +2,7 @@
 
     pilots       short runs from several temperatures: which one suits this network and this number of parts
     runs         cooled geometrically; every some rounds the parts of layers, and of sequences of layers, are named
-                 anew as is best; at the end of each no overload is left, and no step that saves anything is found
+                  anew as is best; at the end of each overload is driven out, and what saves anything is taken
     recombining  the best choice of one of the runs' results for each layer; the last runs start from there
 
 A round tries a number of steps on every layer, first on those of even number, then on the others: these do not depend
@@ -12,7 +12,6 @@ in steps.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,11 +51,13 @@ class Effort:
 EFFORTS = {
     "none": Effort(0, 0, 0),
     "fast": Effort(8, 300, 20_000_000),
-    "default": Effort(40, 1_500, 200_000_000),
+    "default": Effort(40, 1_500, 150_000_000),
     "best": Effort(200, 3_000, 4_000_000_000),
 }
-#: Of the runs, those that start afresh; the others from the best that was found.
-FRESH = 3 / 4
+#: Results that are recombined, at most: the best ones.
+MOST_SAVED = 32
+#: Times that a long run is as long as the others.
+LONG = 5
 #: After so many runs that found nothing better, nor did recombining, there are no more of their kind.
 PATIENCE = 8
 #: Rounds in all below which there are no pilots, and runs have at least a tenth of these.
@@ -141,27 +142,36 @@ def refine(
     clock = _Clock(goal.deadline, tell, len(variants) * len(STARTS) * pilot + rounds)
     annealers = [_Annealer(layers, goal.message, pool, clock) for layers in variants]
     best = annealers[0].found()
-    if not rounds or not most:
+    if not rounds or not most or (goal.deadline is not None and time.monotonic() > goal.deadline):
         return best.rows
     try:
         annealer, share = annealers[-1], STARTS[-1]
         if pilot:
-            tried = [(_worth(a.run(start, pilot)), i, start) for i, a in enumerate(annealers) for start in STARTS]
-            _, i, share = min(tried)
-            annealer = annealers[i]
-        saved: list[list[Array]] = []
-        fresh = math.ceil(FRESH * runs)
-        for first, last in ((0, fresh), (fresh, runs)):
+            tried: list[tuple[tuple[int, float], int, _Annealer, float]] = []
+            for annealer in annealers:
+                for start in STARTS:
+                    found = annealer.run(start, pilot)
+                    best = min(best, found, key=_worth)
+                    tried.append((_worth(found), len(tried), annealer, start))
+            _, _, annealer, share = min(tried, key=lambda pilot: pilot[:2])
+        saved: list[tuple[tuple[int, float], list[Array]]] = []
+        for kind in _kinds(runs, rounds // runs):
             before = _worth(best)
-            for run in range(first, last):
-                found = annealer.run(min(share * WARMER[run % len(WARMER)], STARTS[0]), rounds // runs)
+            for run in range(kind.runs):
+                warmer = WARMER[(run + kind.warmer) % len(WARMER)]
+                found = annealer.run(min(share * warmer, STARTS[0]), kind.rounds)
                 best = min(best, found, key=_worth)
                 if not found.overload:
-                    saved.append(annealer.save())
-                if saved and (first or (run + 1) % PATIENCE == 0 or run + 1 == last):
-                    best = min(best, annealer.recombine(saved, go_on=run + 1 >= fresh), key=_worth)
-                    saved.append(annealer.save())
-                if (run + 1 - first) % PATIENCE == 0:
+                    saved.append((_worth(found), annealer.save()))
+                ends, rests = run + 1 == kind.runs, (run + 1) % PATIENCE == 0
+                if saved and (kind.goes_on or ends or rests):
+                    found = annealer.recombine([parts for _, parts in saved])
+                    saved.append((_worth(found), annealer.save()))
+                    if kind.leads_on and _worth(found) <= _worth(best):
+                        annealer.start_here()
+                    best = min(best, found, key=_worth)
+                    saved = sorted(saved, key=lambda kept: kept[0])[:MOST_SAVED]
+                if rests:
                     if _worth(best) == before:
                         break
                     before = _worth(best)
@@ -176,6 +186,29 @@ class _Found:
     overload: int
     energy: float
     rows: list[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Runs that are alike."""
+
+    runs: int
+    rounds: int
+    #: Where in `WARMER` the first begins.
+    warmer: int
+    #: Whether they start from the best that was recombined so far; whether later ones do.
+    goes_on: bool = False
+    leads_on: bool = True
+
+
+def _kinds(runs: int, rounds: int) -> list[_Kind]:
+    """Half of the runs afresh; a quarter in a few long ones, which few layers or no structure want; a quarter goes on."""
+    quarter = runs // 4
+    times = min(LONG, quarter)
+    kinds = [_Kind(runs - 2 * quarter, rounds, 0, leads_on=False)]
+    if quarter:
+        kinds += [_Kind(quarter // times, rounds * times, 2), _Kind(quarter, rounds, 0, goes_on=True)]
+    return kinds
 
 
 def _worth(found: _Found) -> tuple[int, float]:
@@ -211,6 +244,14 @@ class _Clock:
             self._tell(1.0)
 
 
+def energy(layers: Layers, message: float | None) -> float:
+    """Words, by their cost; for time also messages and the busiest part, as `anneal` has it."""
+    if message is None:
+        return float(sum(layers.sent()))
+    loads = [layers.traffic(k, message)[1] for k in range(len(layers.sent()))]
+    return sum(0.5 * float(load.sum() + load.size * load.max()) for load in loads)
+
+
 class _Annealer:
     """One set of vertices, again and again from the same start."""
 
@@ -233,18 +274,20 @@ class _Annealer:
         """The parts of all vertices."""
         return self._all.save()
 
-    def recombine(self, saved: Sequence[Sequence[Array]], go_on: bool) -> _Found:
-        """Take the best of what was saved, layer by layer, and settle there; `go_on`: later runs start from there."""
+    def start_here(self) -> None:
+        """Let later runs start from what stands now."""
+        self._start = self._all.save()
+
+    def recombine(self, saved: Sequence[Sequence[Array]]) -> _Found:
+        """Take the best of what was saved, layer by layer, and settle there."""
         self._all.restore(self._all.recombine(saved))
         self._count_traffic()
         self._settle()
-        if go_on:
-            self._start = self._all.save()
         return self.found()
 
     def found(self) -> _Found:
         """What stands now."""
-        return _Found(self._all.overload, self._energy(), [layer.rows for layer in self._all.layers])
+        return _Found(self._all.overload, energy(self._all, self._message), [layer.rows for layer in self._all.layers])
 
     def run(self, share: float, rounds: int) -> _Found:
         """Anneal from the start, cooling from `share` of what a vertex reads."""
@@ -260,13 +303,6 @@ class _Annealer:
                 raise _OutOfTimeError(self.found())
         self._settle()
         return self.found()
-
-    def _energy(self) -> float:
-        """Words, by their cost; for time also messages and the busiest part, as `anneal` has it."""
-        if self._message is None:
-            return float(sum(self._all.sent()))
-        loads = [self._all.traffic(k, self._message)[1] for k in range(len(self._all.sent()))]
-        return sum(0.5 * float(load.sum() + load.size * load.max()) for load in loads)
 
     def _count_traffic(self) -> None:
         if self._message is None:
@@ -318,13 +354,17 @@ class _Annealer:
             self._all.rename(first, int(self._random.integers(first + 1, count + 1)))
 
 
-def windows(net: Network, nparts: int, most: int = MOST_BYTES) -> list[tuple[int, int]]:
-    """Cut the layers into windows that are refined at once, each with what it takes within `most` bytes (or one layer).
+def windows(edges: Sequence[int], inputs: Sequence[int], nparts: int, most: int = MOST_BYTES) -> list[tuple[int, int]]:
+    """Cut the layers into windows that are refined at once, each reckoned to take `most` bytes (or of one layer).
 
-    A layer counts with the layer behind the window, whose columns take part.
+    Parameters
+    ----------
+    edges, inputs : sequences of int
+        Of each layer. The layer behind a window counts too, as its columns take part.
+    nparts : int
+    most : int
     """
-    edges, widths = net.edges / max(1, len(net)), net.widths
-    layer = [int(edges * EDGE_BYTES + inputs * nparts * COUNT_BYTES) for inputs in widths[:-1]]
+    layer = [e * EDGE_BYTES + n * nparts * COUNT_BYTES for e, n in zip(edges, inputs, strict=True)]
     cut, first, held = [], 0, 0
     for k, size in enumerate(layer):
         following = layer[k + 1] if k + 1 < len(layer) else 0
@@ -342,6 +382,7 @@ def _tell_part(tell: Callable[[float], None], done: int, total: int, share: floa
 def refine_network(
     net: Network,
     owner: list[Array],
+    edges: Sequence[int],
     nparts: int,
     epsilon: float,
     seeds: Sequence[int],
@@ -359,6 +400,8 @@ def refine_network(
         Each layer is loaded once, and once more where it is the one behind a window.
     owner : list of L int64 arrays
         The part of each row of each layer; replaced by the refined ones.
+    edges : sequence of L ints
+        Nonzeros of each layer.
     nparts, epsilon : int, float
     seeds : sequence of L ints
     effort, goal : Effort, Goal
@@ -369,32 +412,51 @@ def refine_network(
     tell : callable
         Told of the share of the work that is done.
     """
-    cut = windows(net, nparts)
-    costs = [2 if training and k else 1 for k in range(len(net))]
-    share = replace(effort, steps=effort.steps // len(cut)) if len(cut) > 1 else effort
-    # Words first: from what sends few, messages and the busiest part are brought down in a fraction of the steps.
-    phases = [(None, 1)] if goal.message is None else [(None, 1), (goal.message, TIME_SHARE)]
+    cut = windows(edges, net.widths[:-1], nparts)
+    share = replace(effort, steps=effort.steps // len(cut))
     with ThreadPoolExecutor(host.threads(), "sdnn-refine") as pool:
         for w, (first, last) in enumerate(cut):
-            behind = last < len(net)
-            weights = [net[k].weights for k in range(first, last + behind)]
-            before = owner[first - 1] if first else None
-            for p, (message, weight) in enumerate(phases):
-                made = partial(
-                    Layers,
-                    weights,
-                    [before, *owner[first : last + behind]],
-                    nparts,
-                    epsilon,
-                    costs[first : last + behind],
-                    seeds[first:last],
-                    behind,
-                )
-                variants = [made(fraction) for fraction in FRACTIONS]
-                if len({layers.vertices for layers in variants}) == 1:
-                    variants = variants[:1]
-                step = replace(share, runs=-(-share.runs // weight), steps=share.steps // weight)
-                told = partial(_tell_part, tell, w * len(phases) + p, len(cut) * len(phases))
-                owner[first:last] = refine(variants, step, replace(goal, message=message), pool, told)
+            weights = [net[k].weights for k in range(first, min(last + 1, len(net)))]
+            if goal.deadline is None or time.monotonic() < goal.deadline:
+                costs = [2 if training and k else 1 for k in range(first, first + len(weights))]
+                around = [owner[first - 1] if first else None, *owner[first : first + len(weights)]]
+                made = partial(_variants, weights, nparts, epsilon, costs, seeds[first:last], last < len(net))
+                told = partial(_tell_part, tell, w, len(cut))
+                owner[first:last] = _refine_window(made, around, last - first, share, goal, pool, told)
             for k in range(first, last):
                 count(weights[k - first], owner[k])
+            del weights  # before the next window's are there
+
+
+def _variants(
+    weights: Sequence[Any],
+    nparts: int,
+    epsilon: float,
+    costs: Sequence[int],
+    seeds: Sequence[int],
+    behind: bool,
+    owner: Sequence[Array | None],
+    fractions: Sequence[float] = FRACTIONS,
+) -> list[Layers]:
+    """The sets of vertices that are tried; one, where they are the same."""
+    made = [Layers(weights, owner, nparts, epsilon, costs, seeds, behind, fraction) for fraction in fractions]
+    return made if len({layers.vertices for layers in made}) > 1 else made[:1]
+
+
+def _refine_window(
+    made: Callable[..., list[Layers]],
+    owner: list[Array | None],
+    count: int,
+    effort: Effort,
+    goal: Goal,
+    pool: ThreadPoolExecutor,
+    tell: Callable[[float], None],
+) -> list[Array]:
+    """Refine `count` layers. For time, words come first: from what sends few, a fraction of the steps brings the rest down."""
+    if goal.message is None:
+        return refine(made(owner), effort, goal, pool, tell)
+    words = refine(made(owner), effort, replace(goal, message=None), pool, partial(_tell_part, tell, 0, 2))
+    starts = [owner, [owner[0], *words, *owner[1 + count :]]]
+    start = min(starts, key=lambda around: energy(made(around, FRACTIONS[:1])[0], goal.message))
+    less = replace(effort, runs=-(-effort.runs // TIME_SHARE), steps=effort.steps // TIME_SHARE)
+    return refine(made(start), less, goal, pool, partial(_tell_part, tell, 1, 2))

@@ -7,10 +7,9 @@ each layer at hand; the other methods wait for the owners.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,23 +50,25 @@ class Start:
     def __init__(
         self, net: Network, method: str, nparts: int, epsilon: float, seed: int, timeout: float, thorough: bool
     ) -> None:
-        self._net, self._method, self._nparts, self._thorough = net, method, nparts, thorough
+        self._net, self._method, self._nparts = net, method, nparts
         self._epsilon, self._seed = epsilon, seed
-        #: What went wrong and was got over: "layer 3: mtkahypar was killed ...; metis alone".
+        #: What went wrong and was got over: "from layer 3 on without mtkahypar: mtkahypar was killed by SIGSEGV".
         self.notes: list[str] = []
+        self._libraries = ["metis", "mtkahypar"] if thorough else ["metis"]
         self._helpers = [Helper(timeout) for _ in range(AHEAD + 1)]
         self._held = ExitStack()
 
     def __enter__(self) -> Start:
+        # Helpers end first: their processes are the children of the threads that started them.
+        self._ahead = self._held.enter_context(ThreadPoolExecutor(AHEAD, "sdnn-metis"))
         for helper in self._helpers:
             self._held.enter_context(helper)
-        self._ahead = self._held.enter_context(ThreadPoolExecutor(AHEAD, "sdnn-metis"))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if exc_info[0] is not None:  # threads that wait for an answer get none
+        if exc_info[0] is not None:  # threads that wait for an answer get none, and ask no more
             for helper in self._helpers:
-                helper.close()
+                helper.end()
         self._held.close()
 
     def layers(self) -> Iterator[tuple[Any, Array]]:
@@ -76,7 +77,7 @@ class Start:
         for k, (weights, groups) in enumerate(self._with_groups()):
             task = self._task(k, weights, before, self._helpers[-1])
             try:
-                rows = self._assign(task, groups)
+                rows = self._assign(k, task, groups)
             except PartitionerError as error:
                 raise PartitionerError(f"layer {k + 1}: {error}") from error
             yield weights, rows
@@ -90,56 +91,56 @@ class Start:
         if self._method not in ("metis", "hypergraph") or self._nparts == 1:
             yield from ((layer.weights, None) for layer in self._net)
             return
-        waiting: deque[tuple[Any, Future[Array]]] = deque()
+        waiting: deque[tuple[Any, Future[Array] | None]] = deque()
         for k, layer in enumerate(self._net):
-            task = self._task(k, layer.weights, None, self._helpers[k % AHEAD])
-            waiting.append((layer.weights, self._ahead.submit(partitioners.metis, task)))
+            groups = None
+            if "metis" in self._libraries:
+                task = self._task(k, layer.weights, None, self._helpers[k % AHEAD])
+                groups = self._ahead.submit(partitioners.metis, task)
+            waiting.append((layer.weights, groups))
             if len(waiting) == AHEAD:
                 yield waiting.popleft()
         yield from waiting
 
-    def _assign(self, task: Task, groups: Future[Array] | None) -> Array:
+    def _assign(self, k: int, task: Task, groups: Future[Array] | None) -> Array:
         if task.nparts == 1:
             return np.zeros(task.weights.shape[0], np.int64)
         if not task.weights.nnz:
             if groups is not None:
                 groups.result()
             return spread(np.full(task.weights.shape[0], -1), task.nparts)
-        if groups is None:
-            owner = partitioners.METHODS[self._method](task)
-        elif self._method == "metis":
+        if self._method == "hypergraph":
+            owner = self._best(k, task, groups)
+        elif groups is not None:
             owner = self._named(task, groups)
         else:
-            owner = self._best(task, groups)
+            owner = partitioners.METHODS[self._method](task)
         return spread(partitioners.balanced(task, owner), task.nparts)
 
     @staticmethod
     def _named(task: Task, groups: Future[Array]) -> Array:
         return relabel(task.weights, task.owner_in, groups.result(), task.nparts)
 
-    def _best(self, task: Task, groups: Future[Array]) -> Array:
-        """The better of what the libraries find; of blocks, where they fail."""
-        ways: list[Callable[[], Array]] = [partial(self._named, task, groups)]
-        if self._thorough:
-            ways.append(partial(partitioners.mtkahypar, task))
-        found: list[Array] = []
-        failed: list[str] = []
-        for find in ways:
+    def _best(self, k: int, task: Task, groups: Future[Array] | None) -> Array:
+        """The best of what the libraries find. One that fails is not asked again; blocks of rows stand in for all of them."""
+        found = []
+        for library in list(self._libraries):
             try:
-                found.append(partitioners.balanced(task, find()))
+                owner = partitioners.mtkahypar(task) if library == "mtkahypar" else self._grouped(task, groups)
+                found.append(partitioners.balanced(task, owner))
             except PartitionerError as error:
-                failed.append(str(error).partition(";")[0])
-        if failed:
-            instead = "the other alone" if found else "blocks of rows, refined"
-            self._note(f"{'; '.join(failed)}: {instead}")
+                self._libraries.remove(library)
+                self.notes.append(f"from layer {k + 1} on without {library}: {str(error).partition(';')[0]}")
+                if not self._libraries:
+                    self.notes.append(f"from layer {k + 1} on rows start in blocks")
         if not found:
-            blocks = relabel(task.weights, task.owner_in, partitioners.block(task), task.nparts)
-            found.append(partitioners.balanced(task, blocks))
+            owner = relabel(task.weights, task.owner_in, partitioners.block(task), task.nparts)
+            found.append(partitioners.balanced(task, owner))
         return min(found, key=lambda owner: layer_volume(task.weights, task.owner_in, owner, task.nparts))
 
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+    def _grouped(self, task: Task, groups: Future[Array] | None) -> Array:
+        assert groups is not None  # METIS is asked for every layer as long as it is on the list
+        return self._named(task, groups)
 
 
 def layer_seed(seed: int, k: int) -> int:

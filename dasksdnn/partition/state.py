@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dasksdnn.network import Array
 from dasksdnn.partition.anneal import alignment, renamed, traffic_of, words_sent
-from dasksdnn.partition.balance import capacity
+from dasksdnn.partition.balance import allowed, capacity
 from dasksdnn.partition.hypergraph import clumps, merge_nets
 from dasksdnn.partition.relabel import touches
 
@@ -137,13 +137,15 @@ class Layers:
             part = rows[first].astype(np.int64)
             weight = np.bincount(vertex_of_row, nonzeros, first.size).astype(np.int64)
             nets = _nets(weights[k][first], part, owner[k], before, nparts, costs[k])
+            load = np.bincount(part, weight, nparts).astype(np.int64)
+            limit = allowed(nonzeros, nparts, epsilon)
             self.layers.append(
                 Layer(
                     vertex_of_row,
                     weight,
                     part,
-                    np.bincount(part, weight, nparts).astype(np.int64),
-                    capacity(nonzeros, nparts, epsilon),
+                    load,
+                    limit if load.max() <= limit else capacity(nonzeros, nparts, epsilon),
                     nets,
                     (),
                     np.array([np.random.SeedSequence(seeds[k]).generate_state(1, np.uint64)[0] | 1], np.uint64),

@@ -218,6 +218,8 @@ def _provenance(partition: Partition | None) -> dict[str, Any]:
     if partition is None:
         return {"method": "none"}
     made = {"method": partition.method, "epsilon": partition.epsilon, "seed": partition.seed}
+    if partition.effort is not None:
+        made |= {"effort": partition.effort, "objective": partition.objective, "repeatable": partition.repeatable}
     return {**made, **{name: getattr(partition, name) for name in ("volume", "messages", "max_send", "imbalance")}}
 
 

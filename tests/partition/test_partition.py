@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from dasksdnn.partition import partitioners
 from dasksdnn.partition.native import Helper
 from dasksdnn.partition.partition import Partition, partition
 from dasksdnn.partition.partitioners import Task, metis
-from dasksdnn.partition.start import METHODS
+from dasksdnn.partition.start import METHODS, Start
 
 LIBRARIES = ["hypergraph", "mtkahypar", "kahypar", "metis"]
 
@@ -166,23 +167,60 @@ def dying(*libraries):
 
 
 @pytest.mark.parametrize(
-    ("libraries", "note"),
+    ("libraries", "notes"),
     [
-        (["mtkahypar"], "mtkahypar was killed by SIGSEGV: the other alone"),
-        (["metis"], "metis was killed by SIGSEGV: the other alone"),
+        (["mtkahypar"], ["from layer 1 on without mtkahypar: mtkahypar was killed by SIGSEGV"]),
+        (["metis"], ["from layer 1 on without metis: metis was killed by SIGSEGV"]),
         (
             ["metis", "mtkahypar"],
-            "metis was killed by SIGSEGV; mtkahypar was killed by SIGSEGV: blocks of rows, refined",
+            [
+                "from layer 1 on without metis: metis was killed by SIGSEGV",
+                "from layer 1 on without mtkahypar: mtkahypar was killed by SIGSEGV",
+                "from layer 1 on rows start in blocks",
+            ],
         ),
     ],
 )
-def test_a_library_that_dies_is_done_without_and_named(monkeypatch, libraries, note):
+def test_a_library_that_dies_is_done_without_and_named(monkeypatch, libraries, notes):
     layers = small()
     monkeypatch.setattr(Helper, "call", dying(*libraries))
     found = partition(network(layers), 3)
     check(layers, found, 3, 0.03)
-    assert found.notes == (note,)
-    assert note in repr(found)
+    assert list(found.notes) == notes
+    assert all(note in repr(found) for note in notes)
+    assert not found.repeatable
+
+
+def test_an_interrupt_waits_for_no_library(monkeypatch):
+    """METIS is at work on one layer, and would be asked for another."""
+    similar = partitioners._similarity
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        return similar(*arguments)
+
+    def interrupted(event):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partitioners, "_similarity", slow)
+    started = []
+    monkeypatch.setattr(Helper, "_start", lambda self: started.append(self) or time.sleep(30))
+    monkeypatch.setattr(partitioners, "mtkahypar", lambda task: interrupted(None))
+    before = time.monotonic()
+    start = Start(network(small()), "hypergraph", 3, 0.03, 0, 600.0, True)
+    start._libraries.reverse()  # Mt-KaHyPar first, while METIS has not asked its helper yet
+    with pytest.raises(KeyboardInterrupt), start:
+        list(start.layers())
+    assert not started
+    assert time.monotonic() - before < 20
+
+
+def test_an_epsilon_without_bound():
+    layers = small()
+    for method in ("hypergraph", "metis", "block"):
+        found = partition(network(layers), 3, method=method, epsilon=1e30, effort="fast")
+        assert found.epsilon == 1e30
+        check(layers, found, 3, 1e30)
 
 
 def test_metis_survives_a_column_that_everyone_reads(monkeypatch):
@@ -238,7 +276,8 @@ def test_bad_owners(owner, nparts, message):
         (2, {"seed": "x"}, "seed 'x' is not a whole number"),
         (2, {"effort": "much"}, "unknown effort 'much': use one of none, fast, default, best"),
         (2, {"objective": "peace"}, "unknown objective 'peace': use one of volume, time"),
-        (2, {"objective": "time", "latency": 0.0}, "latency 0.0 is not usable"),
+        (2, {"objective": "time", "latency": -1.0}, "latency -1.0 is not usable"),
+        (2, {"objective": "time", "latency": 1e300, "bandwidth": 1e300}, "make a message cost inf words"),
         (2, {"objective": "time", "bandwidth": float("nan")}, "bandwidth nan is not usable"),
         (2, {"objective": "time", "batch": 0}, "batch 0 is too small"),
         (2, {"time_limit": -1}, "time_limit -1 is not usable"),
