@@ -117,12 +117,15 @@ def test_without_proc(tmp_path, monkeypatch):
 
 
 def test_children_count(monkeypatch):
-    monkeypatch.setattr(host, "_largest_child", 0)
+    monkeypatch.setattr(host, "_children", [])
     host.note_child(PLENTY)  # one that is gone
-    assert host._largest_child == 0
+    assert host._children == [0]
     host.note_child(os.getpid())
-    assert host._largest_child > 1 << 20
+    assert host._children[0] > 1 << 20
     assert host.peak_resident_tree() == pytest.approx(2 * host.peak_resident(), rel=0.1)
+    for _ in range(9):
+        host.note_child(os.getpid())
+    assert host.peak_resident_tree() == pytest.approx((1 + host.CHILDREN) * host.peak_resident(), rel=0.1)
 
 
 def test_caches():
