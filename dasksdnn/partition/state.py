@@ -148,7 +148,9 @@ class Layers:
                     limit if load.max() <= limit else capacity(nonzeros, nparts, epsilon),
                     nets,
                     (),
-                    np.array([np.random.SeedSequence(seeds[k]).generate_state(1, np.uint64)[0] | 1], np.uint64),
+                    np.array(
+                        [np.random.SeedSequence(seeds[k]).generate_state(1, np.uint64)[0] | np.uint64(1)], np.uint64
+                    ),
                 )
             )
             before = vertex_of_row
