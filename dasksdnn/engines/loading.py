@@ -79,6 +79,30 @@ def load(store: Store, first: int, last: int) -> Slab:
     return Slab(first, with_supernodes(chain), tuple(order.values()))
 
 
+def fill_state(store: Store, slab: Slab, name: str, out: Array) -> None:
+    """Read further state of a slab's layers, such as an optimizer's moment, merged as the slab's values are.
+
+    Parameters
+    ----------
+    store : Store
+    slab : Slab
+    name : str
+        Of the array, "data_..." or "bias_...".
+    out : array of the shape of the slab's data, or bias
+    """
+    last, kind = slab.first + len(slab.chain), 1 if name.startswith("data") else 2
+    reached = {k: int(slab.chain.spans[k - slab.first, kind]) for k in range(slab.first, last)}
+    for part in range(store.nparts):
+        for window in store.windows(part):
+            if name not in window.arrays:
+                raise corrupt(f"{store.path}: {window.label(name)}", "the checkpoint has no such array")
+            for k in range(max(slab.first, window.first), min(last, window.last)):
+                extent = store.extents(window)[k - window.first]
+                values = store.array(window, name).read(*(extent.entries if kind == 1 else extent.rows))
+                out[reached[k] : reached[k] + values.size] = values
+                reached[k] += values.size
+
+
 class _Layer:
     """The arrays of one layer of a chain that is being filled."""
 

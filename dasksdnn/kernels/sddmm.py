@@ -23,7 +23,7 @@ from dasksdnn.kernels.update import SGD, Rule, apply, prepared
 from dasksdnn.kernels.vectors import lanes
 from dasksdnn.network import Array
 
-_STORE, _ADD = -1, -2
+STORE, ADD = -1, -2
 #: Entries of the buffer at the least.
 _BUFFER = 1024
 
@@ -58,7 +58,7 @@ def sddmm(
         Bytes of a vector register; by default this machine's.
     """
     none = np.empty(0, delta.dtype)
-    how = (_ADD if accumulate else _STORE, none, gradient, none, none, none)
+    how = (ADD if accumulate else STORE, none, gradient, none, none, none)
     _run(block, delta, x, samples, how, part, vector)
 
 
@@ -101,7 +101,7 @@ def row_sums(delta: Array, samples: int, out: Array, *, accumulate: bool = False
     """Write (or add) the gradient of the biases: out[i] = sum_s delta[i, s], for the first out.size rows of `delta`."""
     check_values(delta.dtype, out=(out, out.size))
     check_panels(delta.dtype, samples, delta=(delta, out.size))
-    _row_sums(delta, samples, out, accumulate, lanes(delta.itemsize, BLOCK_BYTES))
+    row_range_sums(delta, 0, out.size, samples, out, accumulate, lanes(delta.itemsize, BLOCK_BYTES))
 
 
 def _run(
@@ -118,11 +118,11 @@ def _run(
     check_values(dtype, data=(data, block.nonzeros), gradient=(held, block.nonzeros if held.size else 0))
     first, last = part or (0, block.supernodes.size - 1)
     many = len(lanes(delta.itemsize, vector)) * delta.itemsize == BLOCK_BYTES
-    _sddmm(block.indptr, block.indices, block.supernodes, first, last, delta, x, samples, *how, many)
+    gradient_rows(block.indptr, block.indices, block.supernodes, first, last, delta, x, samples, *how, many)
 
 
 @compiled(fastmath={"contract"})
-def _sddmm(indptr, indices, supernodes, first, last, delta, x, samples, code, numbers, data, m, v, held, many):  # type: ignore[no-untyped-def]
+def gradient_rows(indptr, indices, supernodes, first, last, delta, x, samples, code, numbers, data, m, v, held, many):  # type: ignore[no-untyped-def]
     """Row after row into a buffer that stays in the cache; a full one is flushed."""
     full = samples // (BLOCK_BYTES // delta.itemsize) * (BLOCK_BYTES // delta.itemsize)
     longest = 0
@@ -156,9 +156,9 @@ def _flush(code, numbers, data, m, v, held, begin, buffer, count):  # type: igno
     gradient, out = buffer[:count], data[begin : begin + count]
     if held.size:
         gradient += held[begin : begin + count]
-    if code == _STORE:
+    if code == STORE:
         out[:] = gradient
-    elif code == _ADD:
+    elif code == ADD:
         out += gradient
     else:
         apply(code, numbers, data, m, v, begin, buffer, count)
@@ -206,12 +206,12 @@ def _remainder(delta, i, rows, x, indices, e, n, full, samples, out, at):  # typ
 
 
 @compiled
-def _row_sums(delta, samples, out, accumulate, vector):  # type: ignore[no-untyped-def]
-    """Lanes and halves as in a dot product."""
+def row_range_sums(delta, first, last, samples, out, accumulate, vector):  # type: ignore[no-untyped-def]
+    """Write or add the sums of rows `first` to `last`; lanes and halves as in a dot product."""
     lanes = len(vector)
     acc = np.empty(lanes, delta.dtype)
     full = samples // lanes * lanes
-    for i in range(out.size):
+    for i in range(first, last):
         row = delta[i]
         acc[:] = 0
         for s in range(0, full, lanes):

@@ -137,14 +137,14 @@ def _run(
         return
     first, last = part or (0, supernodes.size - 1)
     width = min(-(-samples // LANES) * LANES, x.shape[1])
-    _enter(indptr, supernodes, first, last, *operands, x, y, code, width, shape(x.itemsize, vector))
+    product_rows(indptr, supernodes, first, last, *operands, x, y, code, width, shape(x.itemsize, vector))
 
 
 _BEFORE = OPERANDS.index("before")
 
 
 @compiled(fastmath={"contract"})
-def _enter(indptr, supernodes, first, last, data, order, indices, bias, low, high, before, slope, rows, x, y, code, width, shape):  # type: ignore[no-untyped-def]  # fmt: skip
+def product_rows(indptr, supernodes, first, last, data, order, indices, bias, low, high, before, slope, rows, x, y, code, width, shape):  # type: ignore[no-untyped-def]  # fmt: skip
     """Numba 0.60 at times mistakes what a tuple of arrays and None holds, where it comes from Python: it is made here."""
     operands = (data, order, indices, bias, low, high, before, slope, rows, x, y)
     product(indptr, supernodes, first, last, operands, code, width, shape)

@@ -1,0 +1,213 @@
+"""The local engine of training: one machine holds all parts, merged into one that exchanges nothing.
+
+a step:  rows --fill--> tape   slab 0 -> 1 -> ... forward    loss    ... -> 1 -> slab 0 backward, weights updated
+(in rounds, where the batch is wider than the tape: their gradients are added up, the last one updates)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import scipy.sparse
+
+from dasksdnn.compiling import warm_up
+from dasksdnn.engines.loading import positions_dtype
+from dasksdnn.engines.part import Part, finite
+from dasksdnn.engines.working import Need, Working
+from dasksdnn.events import Listener, ignore
+from dasksdnn.kernels import panels, passes
+from dasksdnn.kernels.panels import LANES, fill_csr, fill_dense
+from dasksdnn.kernels.tape import Dropout, new_tape
+from dasksdnn.kernels.team import Team
+from dasksdnn.kernels.update import Rule
+from dasksdnn.network import Array
+from dasksdnn.plan.training import TrainingSettings, segments_of
+from dasksdnn.store.manifest import Window
+from dasksdnn.store.reader import Store
+
+#: Told of each tile's outputs: panel, how many samples, the first of them in the batch, which neuron each row is, and the
+#: panel to write the delta to. A second call is for outputs alone: the delta is None then.
+Outputs = Callable[[Array, int, int, Array, Array | None], None]
+#: From the norm of the whole gradient to the factor that it is multiplied by.
+Clip = Callable[[float], float]
+
+
+class Trainer:
+    """Weights that are being trained, and the memory to do it in. Used by one thread; close it when done.
+
+    Parameters
+    ----------
+    store : Store
+    settings : TrainingSettings
+        Of a plan.
+    moments : tuple of str
+        Of the optimizer.
+    dropout : float
+        Share of hidden outputs that a step drops.
+    restore : bool
+        Take moments from the store, too.
+    scratch : path or None
+    listener : callable
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: TrainingSettings,
+        moments: tuple[str, ...] = (),
+        *,
+        dropout: float = 0.0,
+        restore: bool = False,
+        scratch: str | os.PathLike[str] | None = None,
+        listener: Listener = ignore,
+    ) -> None:
+        self.store, self.settings, self.dropout = store, settings, dropout
+        self.working = Working(store, settings, moments, restore=restore, scratch=scratch, listener=listener)
+        at, rows = settings.places(store.widths)
+        self._tape = new_tape(store.widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
+        self._team = Team(settings.threads) if settings.threads > 1 else None
+
+    # -- steps
+
+    def step(self, rows: Any, outputs: Outputs, rule: Rule, step: int, key: int = 0, clip: Clip | None = None) -> None:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        rows : array or csr_array of shape (samples, inputs)
+        outputs : callable
+            The loss; what it raises ends the step before any weight has changed, if the batch is one round.
+        rule : Rule
+        step : int
+            Counted from 1.
+        key : int
+            Of dropout.
+        clip : callable, optional
+            From the norm of the whole gradient to the factor that it is multiplied by.
+        """
+        samples, wide = int(rows.shape[0]), self.settings.samples
+        starts = range(0, samples, wide)
+        for start in starts:
+            count = min(wide, samples - start)
+            dropout = Dropout(self.dropout, key, start)
+            last = start == starts[-1] and clip is None
+            self._round(rows[start : start + count], outputs, start, dropout, rule if last else None, step)
+        if clip is not None:
+            self._clipped(rule, step, clip)
+
+    def _round(self, rows: Any, outputs: Outputs, start: int, dropout: Dropout, rule: Rule | None, step: int) -> None:
+        count, slabs = int(rows.shape[0]), range(len(self.settings.slabs))
+        self._fill(rows)
+        order = [*((j, Need.FORWARD) for j in slabs), *((j, Need.CHANGE) for j in reversed(slabs))]
+        with closing(self.working.sweep(order)) as sweep:
+            for (j, need), part in zip(order, sweep, strict=True):
+                segments = segments_of(self.settings, self.settings.slabs[j])
+                if need is Need.FORWARD:
+                    self._forward(part, segments, count, dropout)
+                    if j == slabs[-1]:
+                        self._tell(part.rows, count, start, outputs, learning=True)
+                else:
+                    part.backward(
+                        self._tape,
+                        segments,
+                        count,
+                        dropout,
+                        self._team,
+                        fresh=j == slabs[-1],
+                        rule=rule,
+                        step=step,
+                        held=start > 0,
+                    )
+
+    def _forward(self, part: Part, segments: list[tuple[int, int]], count: int, dropout: Dropout) -> None:
+        for segment in segments:
+            part.forward(self._tape, segment, count, dropout, self._team)
+
+    def _clipped(self, rule: Rule, step: int, clip: Clip) -> None:
+        slabs = range(len(self.settings.slabs))
+        squares = 0.0
+        with closing(self.working.sweep([(j, Need.LOOK) for j in slabs])) as sweep:
+            for part in sweep:
+                squares += part.squares()
+        factor = clip(squares**0.5)
+        with closing(self.working.sweep([(j, Need.CHANGE) for j in slabs])) as sweep:
+            for part in sweep:
+                part.apply(rule, step, factor, self._team)
+
+    # -- outputs alone
+
+    def outputs(self, rows: Any, outputs: Outputs) -> None:
+        """Run a batch forward with the weights as they are now, and nothing dropped.
+
+        Parameters
+        ----------
+        rows : array or csr_array of shape (samples, inputs)
+        outputs : callable
+        """
+        wide, order = self.settings.samples, [(j, Need.FORWARD) for j in range(len(self.settings.slabs))]
+        for start in range(0, int(rows.shape[0]), wide):
+            some = rows[start : start + wide]
+            count = int(some.shape[0])
+            self._fill(some)
+            with closing(self.working.sweep(order)) as sweep:
+                for (j, _), part in zip(order, sweep, strict=True):
+                    self._forward(part, segments_of(self.settings, self.settings.slabs[j]), count, Dropout())
+                    if j == order[-1][0]:
+                        self._tell(part.rows, count, start, outputs, learning=False)
+
+    def _tell(self, rows: Array, count: int, start: int, outputs: Outputs, learning: bool) -> None:
+        """Show the outputs on the tape, tile by tile."""
+        tape, last = self._tape, len(self.store)
+        for tile in range(-(-count // tape.tile)):
+            first = tile * tape.tile
+            delta = tape.delta(tile, last) if learning else None
+            outputs(tape.panel(tile, last), min(tape.tile, count - first), start + first, rows, delta)
+
+    def _fill(self, rows: Any) -> None:
+        """Write samples into the tape, and zero where a tile's last vector has none."""
+        tape, count = self._tape, int(rows.shape[0])
+        for tile in range(-(-count // tape.tile)):
+            panel, first = tape.panel(tile, 0), tile * tape.tile
+            last = min(first + tape.tile, count)
+            if scipy.sparse.issparse(rows):
+                fill_csr(panel, panel.shape[0], rows.indptr, rows.indices, rows.data, first, last)
+            else:
+                fill_dense(panel, rows[first:last])
+                panel[:, last - first : -(-(last - first) // LANES) * LANES] = 0
+
+    def faulty_layer(self, samples: int) -> int | None:
+        """The first layer (1 for W_1) of those on the tape whose outputs are not all finite, after a step that failed."""
+        kept = {0, *(last for _, last in self.settings.segments())}
+        return next((k for k in sorted(kept) if not finite(self._tape, k, samples)), None)
+
+    # -- state
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes read from and written to scratch so far."""
+        return self.working.read, self.working.written
+
+    def values(self, window: Window, name: str) -> Array:
+        """One array of a window's state; see `Working.values`."""
+        return self.working.values(window, name)
+
+    def close(self) -> None:
+        """Give memory, threads and scratch back."""
+        if self._team is not None:
+            self._team.close()
+        self.working.close()
+
+
+def prepare(store: Store, listener: Listener = ignore) -> None:
+    """Compile, or load from the cache, what training a store needs, so that its memory and time are not part of the run."""
+    positions = positions_dtype(store)
+    warm_up(
+        [
+            *panels.warm_up_calls(store.dtype),
+            *passes.warm_up_calls(store.dtype, positions),
+        ],
+        listener,
+    )
