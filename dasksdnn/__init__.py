@@ -33,6 +33,7 @@ _HOME = {
     "community": "sources.generators",
     "from_arrays": "sources.arrays",
     "graphchallenge": "sources.graphchallenge",
+    "initialise": "training.initial",
     "infer": "engines.inference",
     "open_dataset": "sources.datasets",
     "open_store": "store.reader",
@@ -40,7 +41,9 @@ _HOME = {
     "plan": "engines.inference",
     "radixnet": "sources.generators",
     "random_network": "sources.generators",
+    "random_sparse": "training.initial",
     "save": "store.writer",
+    "train": "training.loop",
     "verify": "store.verify",
 }
 
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from dasksdnn.store.reader import Store, open_store
     from dasksdnn.store.verify import verify
     from dasksdnn.store.writer import save
+    from dasksdnn.training.initial import initialise, random_sparse
+    from dasksdnn.training.loop import train
 
 
 def __getattr__(name: str) -> Any:

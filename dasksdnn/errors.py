@@ -42,3 +42,7 @@ class CorruptStoreError(StoreError):
 
 class PartitionerError(DaskSDNNError, RuntimeError):
     """A partitioning library failed, crashed or is not installed."""
+
+
+class TrainingError(DaskSDNNError, ArithmeticError):
+    """Training cannot go on: a loss is NaN or infinite."""

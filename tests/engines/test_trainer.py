@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -27,7 +29,7 @@ def network(activations, widths=(11, 17, 9, 23, 5), dtype="float64", seed=0):
 
 def settings(store, *, tile=16, tiles=4, cuts=(), resident=None, buffers=0, every=1, held=False, threads=2):
     ends = [0, *cuts, len(store)]
-    slabs = tuple(zip(ends[:-1], ends[1:], strict=True))
+    slabs = tuple(pairwise(ends))
     return TrainingSettings(
         tile, tiles, slabs, len(slabs) if resident is None else resident, buffers, every, held, threads
     )

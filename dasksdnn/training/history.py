@@ -1,0 +1,103 @@
+"""How training went, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1.
+    steps, samples : int
+    loss, accuracy : float
+        Means over the epoch, as the batches were trained; accuracy is None where there are no classes.
+    validation_loss, validation_accuracy : float or None
+        Behind the epoch.
+    learning_rate : float
+        Of the last step.
+    seconds : float
+        Of training, validation and checkpoints apart.
+    bytes_read, bytes_written : int
+        From and to scratch.
+    volume : int
+        Words that parts sent to each other.
+    edges : int
+        Stored weights.
+    """
+
+    epoch: int
+    steps: int
+    samples: int
+    loss: float
+    accuracy: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    volume: int
+    edges: int
+
+
+_COLUMNS = ("epoch", "loss", "accuracy", "validation loss", "accuracy", "rate", "seconds", "edges")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Epochs in their order; its text is a table."""
+
+    epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of the lowest loss: of validation, where there is one."""
+        return min(
+            self.epochs,
+            key=lambda e: e.loss if e.validation_loss is None else e.validation_loss,
+            default=None,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> History:
+        """Read what `as_dict` gave."""
+        return cls(tuple(Epoch(**epoch) for epoch in record["epochs"]))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table's header, then a row an epoch."""
+
+        def shown(value: float | None, digits: int) -> str:
+            return "-" if value is None else f"{value:.{digits}f}"
+
+        return [
+            _COLUMNS,
+            *(
+                (
+                    str(e.epoch),
+                    shown(e.loss, 4),
+                    shown(e.accuracy, 4),
+                    shown(e.validation_loss, 4),
+                    shown(e.validation_accuracy, 4),
+                    f"{e.learning_rate:.3g}",
+                    f"{e.seconds:.2f}",
+                    f"{e.edges:,}",
+                )
+                for e in self.epochs
+            ),
+        ]
+
+    def __repr__(self) -> str:
+        table = self.rows()
+        wide = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
+        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, wide, strict=True)) for row in table]
+        return "\n".join([f"<dasksdnn.History: {len(self.epochs)} epochs>", *lines])

@@ -1,0 +1,135 @@
+"""How to train: all that decides the result, checked, so that a checkpoint can tell whether it is of the same run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dasksdnn.errors import InputError
+from dasksdnn.kernels.update import Rule
+from dasksdnn.training.losses import LOSSES, Loss
+from dasksdnn.training.optimizers import make_rule
+from dasksdnn.training.schedules import Schedule
+
+_EVERY = re.compile(r"(\d+)\s*(epochs?|steps?|min|minutes?|s|seconds?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides the result of training.
+
+    Attributes
+    ----------
+    epochs, batch_size, seed : int
+    loss, optimizer : str
+        Names in `losses.LOSSES`, and of `optimizers.make_rule`.
+    lr, momentum, weight_decay, dropout : float
+    nesterov : bool
+    clip_norm : float or None
+        The gradient's norm is at most this.
+    schedule : str
+        "constant", "step" or "cosine".
+    warmup : int
+        Steps in which the rate rises.
+    patience : int or None
+        Training ends after so many epochs without a lower loss (of validation, where there is one).
+    shuffle_buffer : int or None
+        Samples that are shuffled together.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    loss: str = "softmax"
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    dropout: float = 0.0
+    clip_norm: float | None = None
+    patience: int | None = None
+    seed: int = 0
+    shuffle_buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("patience", 1), ("shuffle_buffer", 1)):
+            value = getattr(self, name)
+            if value is None and name in ("patience", "shuffle_buffer"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value!r}: it must be a whole number from {least} up")
+        if self.loss not in LOSSES:
+            raise InputError(f"loss {self.loss!r}: use one of {', '.join(LOSSES)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}: it must be from 0 to less than 1")
+        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+            raise InputError(f"clip_norm is {self.clip_norm}: it must be positive, or left out")
+        self.rule()
+        self.rates()
+
+    def rule(self) -> Rule:
+        """The optimizer's rule at the full rate."""
+        return make_rule(
+            self.optimizer,
+            self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+
+    def rates(self) -> Schedule:
+        """The learning rate's schedule."""
+        return Schedule(self.schedule, warmup=self.warmup)
+
+    def loss_function(self) -> Loss:
+        """The loss."""
+        chosen: Loss = LOSSES[self.loss]
+        return chosen
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+    def check_same(self, record: dict[str, Any], place: str) -> None:
+        """Refuse to go on from a checkpoint of other options; only the number of epochs may be another, where no rate depends on it.
+
+        Raises
+        ------
+        InputError
+            Names the first option that differs.
+        """
+        theirs = {**asdict(Options()), **record}
+        same = replace(self, epochs=theirs["epochs"]) if self.schedule != "cosine" else self
+        for name, value in asdict(same).items():
+            if theirs[name] != value:
+                raise InputError(
+                    f"{place}: its checkpoint was trained with {name} {theirs[name]!r}, not {value!r}: "
+                    "say the same to resume, or train without resume to begin anew"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often something happens: after so many epochs, steps or seconds."""
+
+    count: int
+    unit: str = "epochs"
+
+    @classmethod
+    def parse(cls, text: str | int) -> Every:
+        """Read 2, "2 epochs", "500 steps", "10 min" and the like.
+
+        Raises
+        ------
+        InputError
+        """
+        found = _EVERY.fullmatch(str(text).strip())
+        if not found or int(found[1]) < 1:
+            raise InputError(f"checkpoint-every {text!r}: write it as 2, '2 epochs', '500 steps' or '10 min'")
+        unit = (found[2] or "epochs")[:3]
+        count = int(found[1]) * (60 if unit == "min" else 1)
+        return cls(count, {"epo": "epochs", "ste": "steps"}.get(unit, "seconds"))
