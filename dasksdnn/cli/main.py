@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import dasksdnn
-from dasksdnn.cli import bench, looking, making, partitioning, running
+from dasksdnn.cli import bench, looking, making, partitioning, running, training
 from dasksdnn.cli.options import Commands
 from dasksdnn.cli.signals import StoppedError, stoppable
 from dasksdnn.errors import DaskSDNNError
@@ -32,6 +32,7 @@ Or step by step:
   dasksdnn generate radixnet --neurons 1024 --layers 120 --out net.zarr
   dasksdnn partition net.zarr --nparts 8 --out net8.zarr
   dasksdnn infer net8.zarr --input x.tsv --output y.zarr --memory 512MiB
+  dasksdnn train net8.zarr --data x.npy --labels y.npy --epochs 5 --memory 1GiB
 """
 
 
@@ -56,6 +57,7 @@ for command in (
     partitioning.partition,
     running.plan,
     running.infer,
+    training.train,
     running.evaluate,
     looking.info,
     looking.verify,

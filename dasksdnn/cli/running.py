@@ -104,7 +104,7 @@ def infer(
     check_outputs(overwrite, stores=[output], files=[categories], report=json_path, inputs=[store, source])
     start = perf_counter()
     opened = open_store(store)
-    with _categories(categories, overwrite) as keep, _dataset(source, opened.widths[0], samples, memory) as dataset:
+    with _categories(categories, overwrite) as keep, open_samples(source, opened.widths[0], samples, memory) as dataset:
         with progress() as listener:
             result = stream(
                 opened, dataset, out=output, overwrite=overwrite, memory=memory, threads=threads, listener=listener
@@ -116,7 +116,8 @@ def infer(
 
 
 @contextmanager
-def _dataset(source: Path, features: int, samples: int | None, memory: str | None) -> Iterator[Any]:
+def open_samples(source: Path, features: int, samples: int | None, memory: str | None) -> Iterator[Any]:
+    """Open a dataset that fits a network and a budget, until the block ends."""
     from dasksdnn.sources.datasets import open_dataset
 
     budget = host.parse_bytes(memory if memory is not None else config.get("memory"))

@@ -86,6 +86,11 @@ def cut(k: int, layer: Layer, before: Order, after: Order) -> Sequence[RowBlock]
     return [_cut_one(k, part, layer, before, position, after.members[part]) for part in range(len(after.members))]
 
 
+def cut_part(k: int, part: int, layer: Layer, before: Order, after: Order) -> RowBlock:
+    """Cut one part's block of layer `k` (0-based)."""
+    return _cut_one(k, part, layer, before, before.position, after.members[part])
+
+
 def _cut_one(k: int, part: int, layer: Layer, before: Order, position: Array, rows: Array) -> RowBlock:
     sub = layer.weights[rows]
     touched = np.zeros(before.owner.size, bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -51,9 +51,18 @@ _COLUMNS = ("epoch", "loss", "accuracy", "validation loss", "accuracy", "rate", 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Epochs in their order; its text is a table."""
+    """How training went; its text is a table.
+
+    Attributes
+    ----------
+    epochs : tuple of Epoch
+        In their order.
+    plan : dict
+        How it ran: see `plan.training.TrainingPlan.as_dict`. Of the last run, where several went on from each other.
+    """
 
     epochs: tuple[Epoch, ...] = ()
+    plan: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Epoch | None:

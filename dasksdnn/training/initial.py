@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.sources.checks import float_dtype, whole_number
 from dasksdnn.sources.draws import COLUMNS, VALUES, distinct_columns, regular_csr
+from dasksdnn.store.blocks import cut_part
+from dasksdnn.store.checkpoints import commit, writing
+from dasksdnn.store.manifest import Window
+from dasksdnn.store.reader import Store
 
 #: Schemes, by name.
 SCHEMES = ("he", "glorot")
@@ -45,6 +49,28 @@ def initialise(net: Network, scheme: str = "he", seed: int = 0) -> Network:
         raise InputError(f"initial weights {scheme!r}: use one of {', '.join(SCHEMES)}")
     load = partial(_drawn, net, scheme, whole_number(seed, "seed", 0))
     return Network(net.widths, load, net.dtype, net.name, net._edges)
+
+
+def draw_anew(store: Store, scheme: str = "he", seed: int = 0) -> Store:
+    """Draw the weights of a store anew, as `initialise` does, as a new generation; the one before is kept.
+
+    Returns
+    -------
+    Store
+        Opened anew.
+    """
+    net = initialise(store.network, scheme, seed)
+    layer = lru_cache(1)(net.__getitem__)
+
+    def values(window: Window, name: str) -> Array:
+        blocks = (
+            cut_part(k, window.part, layer(k), store.order(k), store.order(k + 1))
+            for k in range(window.first, window.last)
+        )
+        return np.concatenate([getattr(block, name) for block in blocks])
+
+    with writing(store):
+        return commit(store, values, protect={store.generation})
 
 
 def _drawn(net: Network, scheme: str, seed: int, k: int) -> Layer:

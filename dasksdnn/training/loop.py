@@ -291,6 +291,11 @@ class _Run:
     def prepare(self, train: Samples, validation: Samples | None, memory: Any, threads: int | None) -> None:
         """Compile, and choose how to run; or take over how the checkpoint's run was."""
         self.train, self.validation = train, validation
+        if self.found is not None and self.found["samples"] != train.count:
+            raise InputError(
+                f"{self.store.path}: its checkpoint was trained on {self.found['samples']:,} samples, not {train.count:,}: "
+                "give the same to resume, or train without resume to begin anew"
+            )
         prepare(self.store, self.listener)
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
@@ -340,7 +345,7 @@ class _Run:
                 f"the last checkpoint is generation {self.store.generation}, {self._where()}; --resume goes on from it"
             )
             raise
-        return History(tuple(self.history))
+        return History(tuple(self.history), self.plan.as_dict())
 
     def _impatient(self) -> bool:
         patience = self.options.patience

@@ -1,0 +1,146 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from dasksdnn import host
+from dasksdnn.cli.options import JSON, MEMORY, PATH, SEED, STORE, THREADS, number
+from dasksdnn.cli.outputs import check_outputs
+from dasksdnn.cli.running import open_samples
+from dasksdnn.diagnostics.progress import progress
+from dasksdnn.diagnostics.tables import show, show_grid, write_json
+
+
+@click.command(short_help="Train the network in a store.")
+@STORE
+@click.option(
+    "--data",
+    metavar="X",
+    type=PATH,
+    required=True,
+    help="Samples: IDX (.gz too), .npz (SciPy), .npy, .tsv, or a Zarr array.",
+)
+@click.option(
+    "--labels",
+    metavar="Y",
+    type=PATH,
+    required=True,
+    help="Classes from 0 up: IDX, .npy, or one number a line; for mse and bce an array of values.",
+)
+@number("--epochs", "Times that every sample is seen.", default=5)
+@number("--batch-size", "Samples of a step.", default=64)
+@click.option("--loss", type=click.Choice(["softmax", "mse", "bce"]), default="softmax", show_default=True)
+@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="adam", show_default=True)
+@number("--lr", "Learning rate.", float, default=1e-3)
+@number("--momentum", "Of the optimizer momentum.", float, default=0.9)
+@click.option("--nesterov", is_flag=True, help="Nesterov's momentum.")
+@number("--weight-decay", "Weight decay.", float, default=0.0)
+@click.option(
+    "--schedule", type=click.Choice(["constant", "step", "cosine"]), default="constant", show_default=True,
+    help="Of the learning rate.",
+)  # fmt: skip
+@number("--warmup", "Steps in which the learning rate rises.", default=0)
+@number("--dropout", "Share of hidden outputs that a step drops.", float, default=0.0)
+@number("--clip-norm", "The most that the norm of a gradient may be.", float)
+@number("--patience", "End after so many epochs without a lower loss, and return to the best.")
+@click.option("--init", type=click.Choice(["he", "glorot"]), help="Draw the weights anew first, by each row's degree.")
+@click.option("--validation", nargs=2, metavar="X Y", type=PATH, help="Samples and labels to look at after each epoch.")
+@click.option(
+    "--checkpoint-every",
+    metavar="EVERY",
+    default="1",
+    show_default=True,
+    help="Epochs, or '500 steps', '10 min': how often a checkpoint becomes the store's content.",
+)
+@number("--keep", "Newest checkpoints that are kept, besides the best and the state before training.", default=2)
+@click.option("--resume", is_flag=True, help="Go on from the store's checkpoint, where it has one.")
+@click.option(
+    "--scratch", metavar="FOLDER", type=PATH, help="For what does not fit in memory.  [default: the system's]"
+)
+@number("--shuffle-buffer", "Samples that are shuffled together.  [default: 64 MiB of them]")
+@click.option("--chart", metavar="FILE", type=PATH, help="Draw loss and accuracy (.png or .svg; needs matplotlib).")
+@SEED
+@MEMORY
+@THREADS
+@JSON
+def train(
+    store: Path,
+    data: Path,
+    labels: Path,
+    init: str | None,
+    validation: tuple[Path, Path] | None,
+    chart: Path | None,
+    memory: str | None,
+    json_path: Path | None,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Train the network in STORE by backprop, within a memory budget.
+
+    Every checkpoint is a new generation of the store and counts at once; killed at any moment, the last one is whole, and
+    --resume goes on from it to the same bits.
+    """
+    from dasksdnn.bench.chart import check_chart, save_figure
+    from dasksdnn.diagnostics.curves import draw
+    from dasksdnn.store.reader import open_store
+    from dasksdnn.training.loop import train as run
+
+    check_chart(chart)
+    check_outputs(False, files=[chart], report=json_path, inputs=[store, data, labels, *(validation or ())])
+    start = perf_counter()
+    opened = open_store(store)
+    with ExitStack() as held:
+        features = opened.widths[0]
+        x = held.enter_context(open_samples(data, features, None, memory))
+        looked_at = None
+        if validation:
+            looked_at = (held.enter_context(open_samples(validation[0], features, None, memory)), validation[1])
+        listener = held.enter_context(progress())
+        if init is not None and not (resume and opened.training):
+            from dasksdnn.training.initial import draw_anew
+
+            opened = draw_anew(opened, init, options["seed"])
+        history = run(
+            opened, x, labels, validation=looked_at, resume=resume, memory=memory, listener=listener, **options
+        )
+    after = open_store(store)
+    seconds, peak = perf_counter() - start, host.peak_resident()
+    facts = {
+        "command": "train",
+        "store": str(store),
+        "generation": after.generation,
+        "total_seconds": seconds,
+        "peak_rss_bytes": peak,
+        "plan": history.plan,
+        **history.as_dict(),
+    }
+    write_json(json_path, facts)
+    if chart is not None:
+        save_figure(draw(history), chart)
+    header, *rows = history.rows()
+    show(f"train: {store}", _rows(history, after.generation, seconds, peak))
+    click.echo()
+    show_grid(header, rows)
+
+
+def _rows(history: Any, generation: int, seconds: float, peak: int) -> dict[str, str]:
+    plan, last = history.plan, history.epochs[-1]
+    rows = {
+        "epochs": str(last.epoch),
+        "loss": f"{last.loss:.4f}" + ("" if last.accuracy is None else f", accuracy {last.accuracy:.4f}"),
+        "seconds": f"{sum(e.seconds for e in history.epochs):.2f} to train ({seconds:.1f} in all)",
+        "generation": str(generation),
+        "peak memory": f"{host.format_bytes(peak)}",
+    }
+    if plan:
+        rows["plan"] = plan["strategy"]
+        rows["peak memory"] += (
+            f" of {host.format_bytes(plan['budget'])} (projected {host.format_bytes(plan['projected'])})"
+        )
+    return rows

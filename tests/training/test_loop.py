@@ -1,0 +1,207 @@
+"""`train` as a whole: what it learns, what it keeps, what a killed run goes on with, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+from networks import random_partition
+
+import dasksdnn as sdnn
+from dasksdnn.errors import InputError, MemoryBudgetError, StoreError, TrainingError
+from dasksdnn.network import Activation, Layer, Network
+from dasksdnn.store.checkpoints import generations
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 12), np.float32)
+    return x, (x[:, 0] > x[:, 5]).astype(np.int64) + 2 * (x[:, 3] > 0.5)
+
+
+def network(seed=1, outputs=4, dtype="float32"):
+    return sdnn.random_sparse([12, 40, 30, outputs], [0.5, 0.3, 1.0], seed=seed, dtype=dtype)
+
+
+def weights(store):
+    return [a for layer in store.network for a in (layer.weights.data, layer.bias)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+HOW = {"epochs": 4, "batch_size": 32, "lr": 0.01, "dropout": 0.1, "schedule": "cosine", "warmup": 5}
+
+
+def test_it_learns_and_says_how(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr", partition=random_partition(network(), 3))
+    seen = []
+    history = sdnn.train(
+        store, *task, epochs=40, lr=0.01, validation=task, listener=lambda e: seen.append((e.task, e.done, e.total))
+    )
+    after = sdnn.open_store(store.path)
+    assert history.epochs[-1].validation_accuracy > 0.93
+    assert history.epochs[-1].loss < history.epochs[0].loss / 2
+    assert [e.epoch for e in history.epochs] == list(range(1, 41))
+    assert seen[-1] == ("train", 40 * 300, 40 * 300)
+    assert after.training["epoch"] == 40
+    y = sdnn.infer(after, task[0]).compute()
+    assert (y.argmax(axis=1) == task[1]).mean() == history.epochs[-1].validation_accuracy
+    assert sdnn.verify(after.path) == []
+
+
+def test_a_seed_and_any_threads_or_parts(tmp_path, task):
+    """Threads change no bit; parts change the order of sums, hence the last bits."""
+    found = []
+    for name, nparts, threads, seed in (("a", 1, 1, 0), ("b", 1, 2, 0), ("c", 3, 2, 0), ("d", 1, 2, 1)):
+        partition = random_partition(network(), nparts) if nparts > 1 else None
+        store = sdnn.save(network(dtype="float64"), tmp_path / name, partition=partition)
+        sdnn.train(store, *task, **HOW, threads=threads, seed=seed)
+        found.append(sdnn.open_store(store.path))
+    assert same(found[0], found[1])
+    for ours, theirs in zip(weights(found[0]), weights(found[2]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+    assert not same(found[0], found[3])
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import dasksdnn as sdnn
+path, steps, kill = sys.argv[1], sys.argv[2], int(sys.argv[3])
+x = np.load(sys.argv[4]); y = np.load(sys.argv[5])
+seen = 0
+def listen(event):
+    global seen
+    seen += event.task == "train"
+    if seen == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+sdnn.train(path, x, y, checkpoint_every=steps, resume=True, listener=listen, %s)
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, task, optimizer):
+    how = {**HOW, "optimizer": optimizer, "shuffle_buffer": 100}
+    code = KILLED % ", ".join(f"{name}={value!r}" for name, value in how.items())
+    np.save(tmp_path / "x.npy", task[0])
+    np.save(tmp_path / "y.npy", task[1])
+    right = sdnn.save(network(), tmp_path / "right.zarr")
+    sdnn.train(right, *task, **how)
+    store = sdnn.save(network(), tmp_path / "net.zarr", partition=None)
+    ends = []
+    for kill in (1, 9, 4, 12, 3, -1):  # of steps of this process; checkpoints are of every third
+        arguments = [str(store.path), "3 steps", str(kill), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        ends.append(done.returncode)
+        assert sdnn.verify(store.path) == []
+    assert ends == [-9] * 5 + [0], done.stderr
+    assert same(sdnn.open_store(right.path), sdnn.open_store(store.path))
+
+
+def test_only_the_stated_checkpoints_are_kept(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    sdnn.train(store, *task, **HOW, checkpoint_every="5 steps", keep=3)
+    kept = generations(store.path)
+    best = sdnn.open_store(store.path).training["best"]["generation"]
+    newest = sdnn.open_store(store.path).generation
+    assert set(kept) == {0, best, newest, newest - 1, newest - 2}
+    assert same(sdnn.open_store(store.path, 0), sdnn.open_store(sdnn.save(network(), tmp_path / "b.zarr").path))
+
+
+def test_patience_ends_training_and_returns_to_the_best(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    noise = np.random.default_rng(1).integers(0, 4, 300)
+    history = sdnn.train(store, *task, epochs=60, lr=0.05, patience=3, validation=(task[0], noise))
+    after = sdnn.open_store(store.path)
+    losses = [e.validation_loss for e in history.epochs]
+    assert len(losses) < 60
+    assert int(np.argmin(losses)) == len(losses) - 4
+    outputs = sdnn.infer(after, task[0]).compute().astype(float)
+    shifted = outputs - outputs.max(axis=1, keepdims=True)
+    loss = (np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(300), noise]).mean()
+    np.testing.assert_allclose(loss, min(losses), rtol=1e-5)
+    again = sdnn.train(store.path, *task, epochs=60, lr=0.05, patience=3, validation=(task[0], noise), resume=True)
+    assert again.epochs == history.epochs
+
+
+def test_going_on_needs_the_same_options(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    sdnn.train(store, *task, epochs=1)
+    with pytest.raises(InputError, match=r"trained with lr 0\.001, not 0\.002"):
+        sdnn.train(store.path, *task, epochs=2, lr=0.002, resume=True)
+    more = sdnn.train(store.path, *task, epochs=3, resume=True)
+    assert len(more.epochs) == 3
+    with pytest.raises(InputError, match="300 samples"):
+        sdnn.train(store.path, task[0][:200], task[1][:200], epochs=4, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_intact(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    sdnn.train(store, *task, epochs=1, optimizer="sgd", lr=0.01)
+    before = sdnn.open_store(store.path)
+    with pytest.raises(TrainingError, match=r"epoch 1, batch \d+ \(step \d+\).*layer \d.*generation 1 .* is intact"):
+        sdnn.train(store.path, *task, epochs=5, optimizer="sgd", lr=1e30)
+    assert sdnn.open_store(store.path).digest == before.digest
+
+
+def test_wrong_arguments(tmp_path, task):
+    store, (x, y) = sdnn.save(network(), tmp_path / "net.zarr"), task
+    for error, match, arguments, how in (
+        (InputError, "label of sample 0 .* is 9", (x, np.full(300, 9)), {}),
+        (InputError, "299 labels for 300", (x, y[:-1]), {}),
+        (InputError, "sample 7 ", (np.where(np.arange(300)[:, None] == 7, np.nan, x), y), {}),
+        (InputError, "transposed|features", (x[:, :5], y), {}),
+        (InputError, "no samples", (x[:0], y[:0]), {}),
+        (InputError, "engine 'mpi'", task, {"engine": "mpi"}),
+        (MemoryBudgetError, "the smallest that would is", task, {"memory": "20MiB"}),
+    ):
+        with pytest.raises(error, match=match):
+            sdnn.train(store.path, *arguments, **how)
+    assert sdnn.open_store(store.path).digest == store.digest
+
+
+def test_a_loss_that_does_not_go_with_the_network(tmp_path, task):
+    weights = scipy.sparse.csr_array(np.ones((4, 12), np.float32))
+    net = Network.from_layers([Layer(weights, np.zeros(4), Activation("relu"))])
+    with pytest.raises(InputError, match="last layer's activation is relu"):
+        sdnn.train(sdnn.save(net, tmp_path / "net.zarr"), task[0], np.eye(4)[task[1]], loss="bce")
+
+
+def test_one_training_at_a_time(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+
+    def again(event):
+        if event.task == "train":
+            sdnn.train(store.path, *task, epochs=1)
+
+    with pytest.raises(StoreError, match="another process is training"):
+        sdnn.train(store, *task, epochs=1, listener=again)
+
+
+def test_stopped_by_hand(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+
+    def stop(event):
+        if event.task == "train" and event.done > 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        sdnn.train(store, *task, epochs=1, checkpoint_every="1 steps", listener=stop)
+    assert "of step 2; --resume goes on" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_values_as_targets(tmp_path, task, loss):
+    x = task[0]
+    t = np.stack([x[:, 0] > x[:, 1], x[:, 2] > 0.5], axis=1).astype(np.float32)
+    net = sdnn.random_sparse([12, 60, 2], [0.5, 1.0], output_activation="sigmoid" if loss == "bce" else "identity")
+    store = sdnn.save(net, tmp_path / "net.zarr")
+    history = sdnn.train(store, x, t, loss=loss, epochs=30, lr=0.01)
+    assert history.epochs[-1].loss < history.epochs[0].loss / 2
+    assert (history.epochs[-1].accuracy is None) == (loss == "mse")
