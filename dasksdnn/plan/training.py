@@ -10,7 +10,7 @@ too), and writes its state. A batch that is too wide goes in rounds whose gradie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -197,7 +197,7 @@ def projected_training(
     scratch = 0 if s.held else max(n.layer_edges) * n.itemsize
     loading = stay + 3 * max(each)
     steps = stay + s.buffers * passing + tape + scratch + input_bytes + output_bytes
-    return reserved + SLACK + max(loading, steps) + WRITING * sizes.largest
+    return reserved + SLACK + max(loading, steps + WRITING * sizes.largest)
 
 
 def plan_training(
@@ -235,7 +235,8 @@ def plan_training(
     smallest: int | None = None
     for settings in _ways(sizes, batch, threads, budget, project):
         need = project(settings)
-        smallest = need if smallest is None else min(smallest, need)
+        least = need if not settings.buffers else project(replace(settings, resident=0))
+        smallest = least if smallest is None else min(smallest, least)
         cost = _seconds(sizes, settings, batch)
         if need <= budget and (best is None or (cost, need) < best[:2]):
             best = (cost, need, settings)
@@ -289,8 +290,7 @@ def _with_residents(
         if room < 0:
             break
         resident += 1
-    s = settings
-    return TrainingSettings(s.tile, s.tiles, s.slabs, resident, s.buffers, s.every, s.held, s.threads)
+    return replace(settings, resident=resident)
 
 
 def _halves(batch: int) -> Iterator[int]:
