@@ -70,7 +70,7 @@ def replacing(path: str | Path, *, overwrite: bool = False, resumable: Path | No
         raise storage_error(path, error) from error
     finally:
         if failed := sys.exception():
-            _drain()
+            drain()
         if not (failed and resumable):
             remove(temporary)
         _ours.discard(temporary.name)
@@ -91,7 +91,7 @@ def storage_error(path: Any, error: OSError) -> StoreError:
     return StoreError(f"{path}: {_REMEDY.get(error.errno or 0, other)}")
 
 
-def _drain() -> None:
+def drain() -> None:
     """Wait for the writes that Zarr's own thread still has under way: neither Ctrl-C nor a failed write stops those."""
     if "zarr" not in sys.modules:  # an owner file, a report: importing it would take longer than all the rest
         return
@@ -114,7 +114,7 @@ def _rename(temporary: Path, target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
     elif not _exchange(temporary, target):
         _rename_in_two_steps(temporary, target)
-    _sync_path(target.parent)
+    sync_path(target.parent)
 
 
 def _rename_in_two_steps(temporary: Path, target: Path) -> None:
@@ -143,13 +143,14 @@ def sync(path: Path) -> None:
     if path.is_dir():
         for folder, _, files in os.walk(path, topdown=False):
             for name in files:
-                _sync_path(Path(folder, name))
-            _sync_path(Path(folder))
+                sync_path(Path(folder, name))
+            sync_path(Path(folder))
     else:
-        _sync_path(path)
+        sync_path(path)
 
 
-def _sync_path(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Have the system write one file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,6 +4,7 @@
       owner                         the part that owns each neuron, layer after layer
       parts/0000/0000/structure/    offsets, indptr, indices, rows, columns     part 0, window 0
       parts/0000/0000/state-000000/ data, bias                                  generation 0
+      checkpoints/000000            copies of the manifests of earlier generations that are kept
       manifest                      written last: it is the commit
 
 The specification is storage/spec/v1.md.
@@ -28,6 +29,8 @@ OPEN_BYTES = 512 << 20
 
 STRUCTURE = ("offsets", "indptr", "indices", "rows", "columns")
 STATE = ("data", "bias")
+#: The group of the manifests that are kept.
+CHECKPOINTS = "checkpoints"
 
 
 def window_path(part: int, window: int) -> str:
@@ -41,8 +44,18 @@ def structure_path(part: int, window: int, array: str) -> str:
 
 
 def state_path(part: int, window: int, generation: int, array: str) -> str:
-    """Path of one of a window's `STATE` arrays."""
-    return f"{window_path(part, window)}/state-{generation:06d}/{array}"
+    """Path of one array of a window's state: one of `STATE`, or an optimizer's moments."""
+    return f"{generation_path(part, window, generation)}/{array}"
+
+
+def generation_path(part: int, window: int, generation: int) -> str:
+    """Path of the group of one generation of a window's state."""
+    return f"{window_path(part, window)}/state-{generation:06d}"
+
+
+def checkpoint_path(generation: int) -> str:
+    """Path of the group that keeps a generation's manifest."""
+    return f"{CHECKPOINTS}/{generation:06d}"
 
 
 def index_dtype(positions: int) -> np.dtype[Any]:

@@ -24,6 +24,8 @@ _STRUCTURE_DTYPES = {
     "rows": ("uint32",),
     "columns": ("uint32",),
 }
+#: Attributes that a commit may change: the manifest has them in place of the root's, so that both change in one step.
+_COUNTED = ("edges", "partition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Window:
     #: The arrays of `STRUCTURE`, those of `STATE`, and any other of the same generation of state.
     arrays: dict[str, ArrayEntry] = field(default_factory=dict)
 
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Names of what the state holds beside `STATE`, as an optimizer's moments."""
+        return tuple(name for name in self.arrays if name not in (*STRUCTURE, *STATE))
+
     def path(self, array: str) -> str:
         """Where in the store one of the window's arrays is."""
         if array in STRUCTURE:
@@ -46,7 +53,8 @@ class Window:
 
     def label(self, array: str) -> str:
         """How errors name one of the window's arrays."""
-        return f"part {self.part}, window {self.number} (layers {self.first + 1} to {self.last}), array {array!r}"
+        window = f"part {self.part}, window {self.number} (layers {self.first + 1} to {self.last}), array {array!r}"
+        return window if array in STRUCTURE or not self.generation else f"{window} of generation {self.generation}"
 
     def as_json(self) -> dict[str, Any]:
         """Make the window's record."""
@@ -80,9 +88,12 @@ class Manifest:
     """Everything that counts in a store."""
 
     generation: int
+    #: Those of the root, with those of `_COUNTED` as they are in this generation.
     attributes: dict[str, Any]
     owner: ArrayEntry
     windows: tuple[Window, ...]
+    #: Where training stands, in the trainer's own words; None where the store was not trained.
+    training: dict[str, Any] | None = None
     #: As it stands in the store, hence of keys too that this release does not know; "" where none was written yet.
     digest: str = ""
 
@@ -96,7 +107,27 @@ class Manifest:
             "owner": self.owner.as_json(),
             "windows": [w.as_json() for w in self.windows],
         }
+        if self.generation:
+            record["counts"] = {name: self.attributes[name] for name in _COUNTED}
+        if self.training is not None:
+            record["training"] = self.training
         return {**record, "digest": canonical_digest(record)}
+
+
+def resembled(name: str) -> str | None:
+    """The array of `STATE` that a moment belongs to, "data" of "data_first"; None for a name of another kind."""
+    value, _, moment = name.partition("_")
+    return value if value in STATE and moment else None
+
+
+def misfit(window: Window, name: str, size: int, dtype: str) -> str | None:
+    """How an array of a window's state does not fit the window, or None; a moment must be like what it belongs to."""
+    like = name if name in STATE else resembled(name)
+    if like is None or (size, dtype) == (window.arrays[like].size, window.arrays[like].dtype):
+        return None
+    return (
+        f"has {size} elements of {dtype}, not {window.arrays[like].size} of {window.arrays[like].dtype} as {like!r} has"
+    )
 
 
 def canonical_digest(record: Any) -> str:
@@ -143,13 +174,15 @@ def read_manifest(record: dict[str, Any], attributes: dict[str, Any], path: Any)
     try:
         if canonical_digest(body) != record.get("digest"):
             raise CorruptStoreError(f"{path}: the manifest does not match its own digest; restore it from a copy")
+        attributes = attributes | _counts(record)
         if canonical_digest(attributes) != record["attributes"]:
             raise CorruptStoreError(
                 f"{path}: the store's attributes (zarr.json) do not match the manifest; restore them from a copy"
             )
         windows = tuple(Window.from_json(w) for w in record["windows"])
         owner = ArrayEntry.from_json(record["owner"])
-        manifest = Manifest(_count(record["generation"]), attributes, owner, windows, record["digest"])
+        generation, training = _count(record["generation"]), _training(record)
+        manifest = Manifest(generation, attributes, owner, windows, training, record["digest"])
         _check_chain(attributes, path)
         fault = next(_faults(manifest), None)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -168,6 +201,19 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _counts(record: dict[str, Any]) -> dict[str, Any]:
+    counts = record.get("counts", {})
+    if not isinstance(counts, dict) or not counts.keys() <= set(_COUNTED):
+        raise ValueError(f"'counts' is not an object of {' and '.join(_COUNTED)}")
+    return counts
+
+
+def _training(record: dict[str, Any]) -> dict[str, Any] | None:
+    if not isinstance(record.get("training", {}), dict):
+        raise ValueError("'training' is not an object")
+    return record.get("training")
 
 
 def _check_chain(attributes: dict[str, Any], path: Any) -> None:

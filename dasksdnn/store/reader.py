@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -20,11 +22,13 @@ from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.plan.comm import CommPlan
 from dasksdnn.store.blocks import Order, RowBlock, input_order
 from dasksdnn.store.encoding import CheckedArray, brief, corrupt
+from dasksdnn.store.layout import CHECKPOINTS, checkpoint_path
 from dasksdnn.store.manifest import Manifest, Window, check_version, read_manifest
 from dasksdnn.store.objects import object_size, read_group
 
 #: Opened arrays that a store keeps: opening one reads its metadata anew.
 _OPEN_ARRAYS = 1024
+_NUMBER = re.compile("[0-9]{6}|[1-9][0-9]{6,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,16 @@ class Store:
     def digest(self) -> str:
         """SHA-256 of the manifest, which holds a digest of everything: two stores of one digest hold the same."""
         return self.manifest.digest
+
+    @property
+    def generation(self) -> int:
+        """How many commits made this content: 0 as first written, one more at each checkpoint."""
+        return self.manifest.generation
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """Where training stands, as its trainer put it; None where the store was not trained."""
+        return self.manifest.training
 
     def __reduce__(self) -> Any:
         return reopen, (str(self.path), self.digest)
@@ -325,16 +339,63 @@ def _read_extents(array: CheckedArray, window: Window) -> list[Extent]:
     return [Extent(*((int(a), int(b)) for a, b in zip(low, high, strict=True))) for low, high in pairwise(table)]
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Path, generation: int | None = None) -> Store:
     """Open a store for reading.
+
+    Parameters
+    ----------
+    path : str or Path
+    generation : int, optional
+        An earlier generation, of those that training has kept (`generations`); by default the newest.
 
     Raises
     ------
     StoreError
-        There is no store, or it is of a newer version.
+        There is no store, or no such generation, or it is of a newer version.
     CorruptStoreError
         Its metadata or manifest is damaged or missing.
     """
+    location = _locate(path)
+    attributes = _group_attributes(location, "", path)
+    check_version(attributes, path)
+    record = _group_attributes(location, "manifest", path)
+    if generation in (None, record.get("generation")):
+        return Store(path, location, read_manifest(record, attributes, path))
+    if generation not in (kept := generations(path)):
+        there = ", ".join(map(str, kept))
+        raise StoreError(f"{path} has no generation {generation}: open one of those that it keeps: {there}")
+    manifest = read_manifest(
+        _group_attributes(location, checkpoint_path(generation), path), attributes, f"{path}, generation {generation}"
+    )
+    if manifest.generation != generation:
+        raise CorruptStoreError(
+            f"{path}: the manifest of generation {generation} is that of {manifest.generation}; restore it from a copy"
+        )
+    return Store(path, location, manifest)
+
+
+def generations(path: str | Path) -> list[int]:
+    """Numbers of the generations that a store keeps, the newest last: what `open_store` can open.
+
+    Raises
+    ------
+    StoreError, CorruptStoreError
+        As `open_store` does.
+    """
+    newest = _group_attributes(_locate(path), "manifest", path).get("generation")
+    if type(newest) is not int:
+        raise CorruptStoreError(f"{path}: the manifest names no generation; restore it from a copy")
+    # What is numbered above the manifest's was never committed: its writer was killed.
+    return sorted({number for number in copies(Path(path)) if number < newest} | {newest})
+
+
+def copies(root: Path) -> list[int]:
+    """Numbers of the manifests that stand in a store's `checkpoints`, committed or not."""
+    names = (copy.parent.name for copy in root.glob(f"{CHECKPOINTS}/*/zarr.json"))
+    return [int(name) for name in names if _NUMBER.fullmatch(name)]
+
+
+def _locate(path: str | Path) -> Any:
     root = Path(path)
     try:
         if not root.exists():
@@ -343,19 +404,20 @@ def open_store(path: str | Path) -> Store:
             raise StoreError(f"{path} is a file, not a store: name the store's folder")
     except OSError as error:
         raise StoreError(f"{path} cannot be looked at ({brief(error)}): check the path and its permissions") from error
-    location = zarr.storage.LocalStore(root.absolute(), read_only=True)
-    attributes = _group_attributes(location, "", path)
-    check_version(attributes, path)
-    manifest = read_manifest(_group_attributes(location, "manifest", path), attributes, path)
-    return Store(path, location, manifest)
+    return zarr.storage.LocalStore(root.absolute(), read_only=True)
 
 
 def reopen(path: str, digest: str) -> Store:
-    """Open a store that was open elsewhere, as in a worker; it must still be the same."""
+    """Open a store that was open elsewhere, as in a worker, at the same generation; it must still be there."""
     store = open_store(path)
-    if store.digest != digest:
-        raise StoreError(f"{path} was replaced since it was opened: open it again with open_store")
-    return store
+    if store.digest == digest:
+        return store
+    for number in generations(path)[:-1]:
+        with suppress(CorruptStoreError):
+            store = open_store(path, number)
+            if store.digest == digest:
+                return store
+    raise StoreError(f"{path} was replaced since it was opened: open it again with open_store")
 
 
 def _group_attributes(location: Any, group: str, path: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from dasksdnn.errors import CorruptStoreError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.network import Array
 from dasksdnn.store.blocks import RowBlock
-from dasksdnn.store.encoding import brief
-from dasksdnn.store.layout import CHUNK
-from dasksdnn.store.manifest import Window
+from dasksdnn.store.encoding import brief, corrupt
+from dasksdnn.store.layout import CHECKPOINTS, CHUNK, checkpoint_path
+from dasksdnn.store.manifest import Window, misfit, resembled
 from dasksdnn.store.objects import read_group
 from dasksdnn.store.panels import panels
-from dasksdnn.store.reader import Extent, Store, open_store
+from dasksdnn.store.reader import Extent, Store, copies, generations, open_store
 
 _SPAN = {
     "indptr": "indptr",
@@ -46,7 +47,7 @@ class Finding:
 
 
 def verify(store: Store | str | Path, *, listener: Listener = ignore) -> list[Finding]:
-    """Read all of a store and compare it with its manifest and with itself.
+    """Read all of a store and compare it with its manifest and with itself, and all earlier generations that it keeps.
 
     Parameters
     ----------
@@ -69,28 +70,76 @@ def verify(store: Store | str | Path, *, listener: Listener = ignore) -> list[Fi
             store = open_store(store)
         except CorruptStoreError as error:
             return [Finding(None, None, None, None, str(error))]
-    findings = list(_check_groups(store))
+    stores, findings = _generations(store)
+    fresh = _fresh(stores)
+    done, total = count(1), sum(map(len, fresh))
+    for kept, windows in zip(stores, fresh, strict=True):
+        findings += _check_groups(kept)
+        findings += _check_content(kept, windows, lambda: listener(Progress("verify", next(done), total, "windows")))
+    return list(dict.fromkeys(findings))  # generations share structure, whose faults are found in each
+
+
+def _generations(store: Store) -> tuple[list[Store], list[Finding]]:
+    """The store, then the other generations that are kept; and what keeps one from being opened."""
+    stores: list[Store] = [store]
+    findings: list[Finding] = []
     try:
-        owner = store.owner
+        others = [number for number in generations(store.path) if number != store.generation]
+        findings += _check_copy(store)
     except CorruptStoreError as error:
-        owner = None
-        findings.append(Finding(None, None, "owner", None, str(error)))
-    windows = list(store.iter_windows())
-    sound = owner is not None
-    for i, window in enumerate(windows):
+        return stores, [Finding(None, None, None, None, str(error))]
+    for number in others:
+        try:
+            stores.append(open_store(store.path, number))
+        except CorruptStoreError as error:
+            findings.append(Finding(None, None, None, None, str(error)))
+    return stores, findings
+
+
+def _check_copy(store: Store) -> Iterator[Finding]:
+    """The newest manifest's copy must be one, for it counts once there is a newer."""
+    newest = generations(store.path)[-1]
+    if newest not in copies(store.path):
+        return
+    try:
+        if read_group(store.location, checkpoint_path(newest)) != read_group(store.location, "manifest"):
+            raise ValueError("it is not that of the manifest")
+    except (OSError, ValueError) as error:
+        what = f"the copy of generation {newest} cannot be used ({brief(error)}); remove {checkpoint_path(newest)}"
+        yield Finding(None, None, None, None, f"{store.path}: {what}")
+
+
+def _fresh(stores: list[Store]) -> list[list[Window]]:
+    """The windows of each generation, without those that an earlier one of the list has in the same state."""
+    met: dict[tuple[int, int, int], Window] = {}
+    fresh = []
+    for store in stores:
+        windows = {(w.part, w.number, w.generation): w for w in store.iter_windows()}
+        fresh.append([window for key, window in windows.items() if met.get(key) != window])
+        met |= windows
+    return fresh
+
+
+def _check_content(store: Store, windows: list[Window], tick: Callable[[], None]) -> Iterator[Finding]:
+    owner, sound = None, False
+    try:
+        owner, sound = store.owner, True
+    except CorruptStoreError as error:
+        yield Finding(None, None, "owner", None, str(error))
+    for window in windows:
         found = list(_check_window(store, window, owner))
         sound &= not found
-        findings += found
-        listener(Progress("verify", i + 1, len(windows), "windows"))
+        yield from found
+        tick()
     if sound:  # else what follows would only repeat it
-        findings += _check_order(store)
-    return findings
+        yield from _check_order(store)
 
 
 def _check_groups(store: Store) -> Iterator[Finding]:
     """Other tools find their way to the arrays by the groups above them."""
     below = [window.path(name) for window in store.iter_windows() for name in window.arrays]
     paths = {"/".join(path.split("/")[:depth]) for path in below for depth in range(1, path.count("/") + 1)}
+    paths |= {CHECKPOINTS} if copies(store.path) else set()
     for path in sorted(paths):
         try:
             if read_group(store.location, path):
@@ -109,6 +158,9 @@ def _check_window(store: Store, window: Window, owner: tuple[Array, ...] | None)
         extents, sound = [], False
         yield Finding(window.part, window.number, "offsets", None, str(error))
     for name in window.arrays.keys() - {"offsets"}:
+        if what := misfit(window, name, window.arrays[name].size, window.arrays[name].dtype):
+            sound = False
+            yield Finding(window.part, window.number, name, None, f"{store.path}: {window.label(name)} {what}")
         for finding in _check_digests(store, window, name, extents):
             sound = False
             yield finding
@@ -130,13 +182,16 @@ def _check_digests(store: Store, window: Window, name: str, extents: list[Extent
         return
     for start in range(0, entry.size, CHUNK):
         try:
-            array.read(start, min(start + CHUNK, entry.size))
+            values = array.read(start, min(start + CHUNK, entry.size))
+            if resembled(name) and not np.isfinite(values).all():
+                raise corrupt(array.label, "a value is NaN or infinite")
         except CorruptStoreError as error:
-            yield Finding(window.part, window.number, name, _layer_at(window, extents, name, start), str(error))
+            yield Finding(window.part, window.number, name, layer_at(window, extents, name, start), str(error))
 
 
-def _layer_at(window: Window, extents: list[Extent], name: str, element: int) -> int | None:
-    """The first layer (1-based) that has elements at or behind `element`, where that is known."""
+def layer_at(window: Window, extents: list[Extent], name: str, element: int) -> int | None:
+    """The first layer (1-based) that has elements of an array at or behind `element`, where that is known."""
+    name = resembled(name) or name
     if not extents or name not in _SPAN:
         return None
     ends = [getattr(extent, _SPAN[name])[1] for extent in extents]
