@@ -1,4 +1,4 @@
-"""Make the golden stores of the current format version: run once per version, commit, and never run for it again.
+"""Make the golden stores of the current format version that are not there yet; commit them, and never make them again.
 
     python storage/golden/make.py
 
@@ -7,6 +7,8 @@ Beside each store NAME.zarr stands NAME.npz: the layers, owners, samples and out
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ import scipy.sparse
 import dasksdnn as sdnn
 from dasksdnn.network import Activation, Layer, Network
 from dasksdnn.partition.partition import Partition
+from dasksdnn.store.checkpoints import commit
 from dasksdnn.store.layout import VERSION
+from dasksdnn.store.manifest import Window
+from dasksdnn.store.reader import Store
 
 FOLDER = Path(__file__).resolve().parent / f"v{VERSION}"
 
@@ -44,6 +49,32 @@ def radixnet() -> tuple[Network, None]:
     return sdnn.radixnet(32, 4), None
 
 
+def trained() -> tuple[Network, Partition]:
+    """Two parts, float32; to be given new values three times (`train`)."""
+    rng = np.random.default_rng(3)
+    widths = (8, 11, 6, 4)
+    layers = []
+    for inputs, outputs in pairwise(widths):
+        weights = (rng.random((outputs, inputs)) < 0.5) * rng.uniform(-1, 1, (outputs, inputs))
+        bias = rng.uniform(-0.5, 0.5, outputs).astype(np.float32)
+        layers.append(Layer(scipy.sparse.csr_array(weights.astype(np.float32)), bias, Activation.parse("relu")))
+    net = Network.from_layers(layers, "golden-trained")
+    return net, Partition.from_owner(net, [rng.integers(0, 2, n) for n in widths], 2)
+
+
+def train(store: Store) -> Network:
+    """Halve all values three times, with moments that are the squares of what they belong to; keep 0, 2 and 3."""
+
+    def halved(window: Window, name: str) -> np.ndarray:
+        values = store.array(window, name.partition("_")[0]).read() / 2
+        return values**2 if name.endswith("_first") else values
+
+    for epoch in (1, 2, 3):
+        moments = ("data_first", "bias_first")
+        store = commit(store, halved, extra=moments, training={"epoch": epoch, "loss": 0.1 / epoch}, protect=[0])
+    return store.network
+
+
 def forward(net: Network, x: np.ndarray) -> np.ndarray:
     """Outputs (samples, outputs), in plain NumPy."""
     functions = {
@@ -61,10 +92,19 @@ def forward(net: Network, x: np.ndarray) -> np.ndarray:
     return y.T
 
 
-def make(name: str, net: Network, partition: Partition | None, window: int | None = None) -> None:
+def make(
+    name: str,
+    net: Network,
+    partition: Partition | None,
+    window: int | None = None,
+    change: Callable[[Store], Network] | None = None,
+) -> None:
     """Write one golden store and what it must give."""
+    if (FOLDER / f"{name}.npz").exists():
+        return
     x = np.random.default_rng(2).random((5, net.widths[0])).astype(net.dtype)
-    sdnn.save(net, FOLDER / f"{name}.zarr", partition=partition, window=window, overwrite=True)
+    store = sdnn.save(net, FOLDER / f"{name}.zarr", partition=partition, window=window, overwrite=True)
+    net = change(store) if change else net
     owner = [np.zeros(n, int) for n in net.widths] if partition is None else partition.owner
     expected = {
         "widths": np.array(net.widths),
@@ -83,3 +123,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     make("mixed", *mixed(), window=1000)
     make("radixnet", *radixnet())
+    make("trained", *trained(), window=500, change=train)

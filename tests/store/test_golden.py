@@ -9,13 +9,14 @@ import scipy.sparse
 import dasksdnn as sdnn
 from dasksdnn.network import Activation, Layer, Network
 from dasksdnn.partition.partition import Partition
+from dasksdnn.store.reader import generations
 
 GOLDEN = sorted((Path(__file__).resolve().parents[2] / "storage" / "golden").glob("v*/*.zarr"))
 
 
 def test_there_are_some():
     assert {path.parent.name for path in GOLDEN} == {"v1"}
-    assert {path.stem for path in GOLDEN} == {"mixed", "radixnet"}
+    assert {path.stem for path in GOLDEN} == {"mixed", "radixnet", "trained"}
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -35,6 +36,25 @@ def test_golden(path):
     y = np.empty_like(expected["y"])
     sdnn.infer(store, expected["x"], out=y)
     np.testing.assert_allclose(y, expected["y"], rtol=1e-5 if store.dtype == np.float32 else 1e-12)
+
+
+def test_the_trained_one():
+    """Each generation halved all values; moments are the squares of what they belong to."""
+    (path,) = (path for path in GOLDEN if path.stem == "trained")
+    with np.load(path.with_suffix(".npz")) as file:
+        expected = dict(file)
+    assert generations(path) == [0, 2, 3]
+    for number, training in ((0, None), (2, {"epoch": 2, "loss": 0.05}), (3, {"epoch": 3, "loss": 0.1 / 3})):
+        store = sdnn.open_store(path, number)
+        assert (store.generation, store.training) == (number, training)
+        for k, layer in enumerate(store.network):
+            np.testing.assert_array_equal(layer.weights.data, expected[f"data{k}"] * 2 ** (3 - number))
+            np.testing.assert_array_equal(layer.bias, expected[f"bias{k}"] * 2 ** (3 - number))
+        for window in store.iter_windows():
+            assert set(window.extra) == ({"data_first", "bias_first"} if training else set())
+            for name in window.extra:
+                value = store.array(window, name.partition("_")[0]).read()
+                np.testing.assert_array_equal(store.array(window, name).read(), value**2)
 
 
 def test_the_example_of_the_specification(tmp_path):
