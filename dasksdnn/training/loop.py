@@ -218,6 +218,8 @@ def train(
         patience, seed, shuffle_buffer,
     )  # fmt: skip
     every = Every.parse(checkpoint_every)
+    if scratch is not None and not os.access(scratch, os.W_OK | os.X_OK):
+        raise InputError(f"scratch {os.fspath(scratch)}: not a folder that can be written: name one")
     opened = open_store(store.path if isinstance(store, Store) else store)
     options.loss_function().check(opened.activations[-1], opened.widths[-1])
     with writing(opened):

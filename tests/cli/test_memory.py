@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from watching import check, watch
 
 import dasksdnn as sdnn
-
-MIB = 1 << 20
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compares with what Linux counts")
 
@@ -46,24 +42,6 @@ def infer(spawn, wide, tmp_path):
         return said, found, peak, out
 
     return call
-
-
-def watch(process):
-    """The most memory that Linux saw the process hold (its rusage would count what pytest held when it forked)."""
-    peak = 0
-    while process.poll() is None:
-        with suppress(OSError):
-            fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
-            peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) * 1024)
-        time.sleep(0.005)
-    return peak
-
-
-def check(found, peak):
-    plan = found["plan"]
-    assert peak <= plan["projected_bytes"] <= plan["budget_bytes"]
-    # Counted from outside as from inside.
-    assert abs(found["peak_rss_bytes"] - peak) < 2 * MIB
 
 
 def smallest(infer, samples):

@@ -53,3 +53,16 @@ def test_paper_tables(tmp_path):
     (network,) = json.loads(report.read_text())
     assert [row["nparts"] for row in network["counted"]["rows"]] == [2, 2, 4, 4]
     assert [made["batch"] for made in network["modelled"]] == [1, 8]
+
+
+def test_train_mnist(tmp_path):
+    images = SHARED / "mnist"
+    if not images.is_dir():
+        pytest.skip("the MNIST files are not beside this checkout (shared/mnist)")
+    report = tmp_path / "report.json"
+    told = run("train_mnist.py", "--mnist", images, "--epochs", 2, "--samples", 6000, "--layers", 4, "--json", report)
+    assert "of the test images are right" in told
+    found = json.loads(report.read_text())
+    assert list(found) == ["5%", "1%", "RadiX-Net, 4 layers"]
+    for history in found.values():
+        assert history["epochs"][-1]["validation_accuracy"] > 0.85

@@ -1,0 +1,27 @@
+"""The memory of a command as the operating system counts it, from outside."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def watch(process):
+    """The most memory that Linux saw the process hold (its rusage would count what pytest held when it forked)."""
+    peak = 0
+    while process.poll() is None:
+        with suppress(OSError):
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+            peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) * 1024)
+        time.sleep(0.005)
+    return peak
+
+
+def check(found, peak):
+    plan = found["plan"]
+    assert peak <= plan["projected_bytes"] <= plan["budget_bytes"]
+    # Counted from outside as from inside.
+    assert abs(found["peak_rss_bytes"] - peak) < 2 * MIB
