@@ -65,4 +65,4 @@ def test_train_mnist(tmp_path):
     found = json.loads(report.read_text())
     assert list(found) == ["5%", "1%", "RadiX-Net, 4 layers"]
     for history in found.values():
-        assert history["epochs"][-1]["validation_accuracy"] > 0.85
+        assert history["epochs"][-1]["validation_accuracy"] > 0.8
