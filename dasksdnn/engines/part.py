@@ -61,7 +61,14 @@ class Part:
     @property
     def rows(self) -> Array:
         """Neurons that the last layer computes, in the panel's order."""
-        return self.ids[self.chain.inputs + int(self.chain.spans[-2, 2]) :]
+        return self.neurons(self.last)
+
+    def neurons(self, k: int) -> Array:
+        """Neurons of x_k (k = base: the input panel), in the panel's order."""
+        if k == self.base:
+            return self.ids[: self.chain.inputs]
+        first, last = self.chain.spans[k - self.base - 1 : k - self.base + 1, 2].tolist()
+        return self.ids[self.chain.inputs + first : self.chain.inputs + last]
 
     def forward(self, tape: Tape, span: tuple[int, int], samples: int, dropout: Dropout, team: Team | None) -> None:
         """Run layers `span` (0-based, the last not included) over the first `samples` of a tape that holds x_first."""

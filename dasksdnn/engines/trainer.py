@@ -16,6 +16,7 @@ import scipy.sparse
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines.loading import positions_dtype
 from dasksdnn.engines.part import Part, finite
+from dasksdnn.engines.probing import Probe
 from dasksdnn.engines.working import Need, Working
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import panels, passes
@@ -64,7 +65,7 @@ class Trainer:
         scratch: str | os.PathLike[str] | None = None,
         listener: Listener = ignore,
     ) -> None:
-        self.store, self.settings, self.dropout = store, settings, dropout
+        self.store, self.settings, self.dropout, self._scratch = store, settings, dropout, scratch
         self.working = Working(store, settings, moments, restore=restore, scratch=scratch, listener=listener)
         at, rows = settings.places(store.widths)
         self._tape = new_tape(store.widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
@@ -157,6 +158,54 @@ class Trainer:
                     self._forward(part, segments_of(self.settings, self.settings.slabs[j]), count, Dropout())
                     if j == order[-1][0]:
                         self._tell(part.rows, count, start, outputs, learning=False)
+
+    def probe(self, rows: Any, outputs: Outputs) -> Probe:
+        """Activations and deltas of every layer for one round's samples; no weight changes.
+
+        Parameters
+        ----------
+        rows : array or csr_array of shape (samples, inputs)
+            Of more samples than a round has, the first.
+        outputs : callable
+            The loss, as for `step`.
+
+        Returns
+        -------
+        Probe
+            To be closed.
+        """
+        rows = rows[: self.settings.samples]
+        count, slabs = int(rows.shape[0]), range(len(self.settings.slabs))
+        found = Probe(self._scratch, count, self.store.dtype)
+        self._fill(rows)
+        order = [*((j, Need.FORWARD) for j in slabs), *((j, Need.LOOK) for j in reversed(slabs))]
+        try:
+            with closing(self.working.sweep(order)) as sweep:
+                for (j, need), part in zip(order, sweep, strict=True):
+                    segments = segments_of(self.settings, self.settings.slabs[j])
+                    if need is Need.FORWARD:
+                        self._forward(part, segments, count, Dropout())
+                        if j == slabs[-1]:
+                            self._tell(part.rows, count, 0, outputs, learning=True)
+                    else:
+                        self._look_back(part, segments, count, found)
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    def _look_back(self, part: Part, segments: list[tuple[int, int]], count: int, found: Probe) -> None:
+        tape = self._tape
+        tiles = [(t, min(tape.tile, count - t * tape.tile)) for t in range(-(-count // tape.tile))]
+        for first, last in reversed(segments):
+            if last - first > 1:
+                part.forward(tape, (first, last - 1), count, Dropout(), self._team)
+            for k in reversed(range(first, last)):
+                found.add("x", k, part.neurons(k), [tape.panel(t, k)[:, :n] for t, n in tiles])
+                found.add("delta", k + 1, part.neurons(k + 1), [tape.delta(t, k + 1)[:, :n] for t, n in tiles])
+                part.backward(
+                    tape, [(k, k + 1)], count, Dropout(), self._team, fresh=True, rule=None, step=1, held=False
+                )
 
     def _tell(self, rows: Array, count: int, start: int, outputs: Outputs, learning: bool) -> None:
         """Show the outputs on the tape, tile by tile."""

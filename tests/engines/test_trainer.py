@@ -204,3 +204,27 @@ def test_sparse_samples_give_the_same_bits(tmp_path, data):
     rule = SGD(0.1)
     dense_, sparse = (trained(store, v, data[1], rule, 2, settings(store)) for v in (x, scipy.sparse.csr_array(x)))
     assert same(dense_, sparse)
+
+
+@pytest.mark.parametrize("way", ["in memory", "recomputed", "streaming"])
+def test_a_probe_knows_the_gradient_of_edges_that_are_not_stored(tmp_path, data, way):
+    torch = pytest.importorskip("torch")
+    net = network(["tanh", "relu", "sigmoid", "identity"])
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=random_partition(net, 3))
+    weights = [torch.tensor(layer.weights.toarray(), requires_grad=True) for layer in net]
+    y = torch.tensor(data[0])
+    for w, layer, f in zip(weights, net, (torch.tanh, torch.relu, torch.sigmoid, lambda z: z), strict=True):
+        y = f(y @ w.T + torch.tensor(layer.bias))
+    (0.5 * ((y - torch.tensor(data[1])) ** 2).sum() / 41).backward()
+    trainer = Trainer(store, settings(store, **WAYS[way]), scratch=tmp_path)
+    try:
+        probe = trainer.probe(data[0], Squares(store, data[1]))
+        for k, w in enumerate(weights):
+            row, column = (i.ravel() for i in np.indices(w.shape))
+            np.testing.assert_allclose(probe.gradient(k, row, column), w.grad.numpy().ravel(), atol=1e-12)
+        probe.close()
+        assert np.array_equal(
+            trainer.values(store.manifest.windows[0], "data"), store.array(store.manifest.windows[0], "data").read()
+        )
+    finally:
+        trainer.close()
