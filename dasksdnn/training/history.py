@@ -75,12 +75,12 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+        return {"epochs": [asdict(epoch) for epoch in self.epochs], "plan": self.plan}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:
         """Read what `as_dict` gave."""
-        return cls(tuple(Epoch(**epoch) for epoch in record["epochs"]))
+        return cls(tuple(Epoch(**epoch) for epoch in record["epochs"]), plan=dict(record.get("plan", {})))
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's header, then a row an epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 from dasksdnn.errors import InputError
@@ -35,15 +36,20 @@ def make_rule(
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer {name!r}: use one of {', '.join(OPTIMIZERS)}")
     for what, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if not (is_real(value) and 0 <= value < math.inf):
             raise InputError(f"{what} is {value!r}: it must be a number from 0 up")
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum is {momentum}: it must be from 0 to less than 1")
+    if not (is_real(momentum) and 0 <= momentum < 1):
+        raise InputError(f"momentum is {momentum!r}: it must be from 0 to less than 1")
     if name == "sgd":
         return SGD(float(lr), float(weight_decay))
     if name == "momentum":
         return Momentum(float(lr), float(momentum), float(weight_decay), bool(nesterov))
     return Adam(float(lr), decay=float(weight_decay), decoupled=name == "adamw")
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a number, of Python or of NumPy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def with_rate(rule: Rule, lr: float) -> Rule:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from dasksdnn.errors import InputError
 from dasksdnn.kernels.update import Rule
 from dasksdnn.training.losses import LOSSES, Loss
-from dasksdnn.training.optimizers import make_rule
+from dasksdnn.training.optimizers import is_real, make_rule
 from dasksdnn.training.schedules import Schedule
 
 _EVERY = re.compile(r"(\d+)\s*(epochs?|steps?|min|minutes?|s|seconds?)?")
@@ -60,16 +63,27 @@ class Options:
             value = getattr(self, name)
             if value is None and name in ("patience", "shuffle_buffer"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise InputError(f"{name} is {value!r}: it must be a whole number from {least} up")
-        if self.loss not in LOSSES:
+        if self.loss not in tuple(LOSSES):
             raise InputError(f"loss {self.loss!r}: use one of {', '.join(LOSSES)}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}: it must be from 0 to less than 1")
-        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise InputError(f"clip_norm is {self.clip_norm}: it must be positive, or left out")
+        if not (is_real(self.dropout) and 0 <= self.dropout < 1):
+            raise InputError(f"dropout is {self.dropout!r}: it must be from 0 to less than 1")
+        if self.clip_norm is not None and not (is_real(self.clip_norm) and 0 < self.clip_norm < math.inf):
+            raise InputError(f"clip_norm is {self.clip_norm!r}: it must be positive, or left out")
+        if not isinstance(self.nesterov, bool | np.bool_):
+            raise InputError(f"nesterov is {self.nesterov!r}: it must be True or False")
         self.rule()
+        self._plain()
         self.rates()
+
+    def _plain(self) -> None:
+        """Make NumPy's numbers Python's, which JSON can keep."""
+        kinds: Any = ((bool | np.bool_, bool), (Integral, int), (Real, float))
+        for name, value in asdict(self).items():
+            plain = next((plain for kind, plain in kinds if isinstance(value, kind)), None)
+            if plain is not None:
+                object.__setattr__(self, name, plain(value))
 
     def rule(self) -> Rule:
         """The optimizer's rule at the full rate."""
