@@ -9,19 +9,27 @@ from functools import partial
 import numpy as np
 import scipy.sparse
 
+from dasksdnn.bench.training import Training, clear_samples
 from dasksdnn.bench.work import Backward, Forward, Parts, Width1, Work
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.partition.order import neuron_order
 from dasksdnn.partition.partition import partition
 from dasksdnn.sources.generators import community, radixnet, random_network
+from dasksdnn.training.initial import initialise
 
-NAMES = ("radixnet", "constant", "random", "community", "backward", "width1", "parts")
+NAMES = ("radixnet", "constant", "random", "community", "backward", "training", "width1", "parts")
 NEURONS = (1024, 4096, 16384, 65536)
 #: Bytes of weights that a width-1 run reads, at six an edge: far more than caches hold.
 FAR = 256 << 20
 #: The run through a whole engine: at 1,024 neurons the challenge's depth and 64 panels, fewer where layers are wider.
 PARTS, PARTS_LAYERS, PARTS_PANELS = 8, 120, 64
+#: A network that is trained has so many layers at 1,024 neurons, fewer where they are wider.
+TRAINED_LAYERS = 12
+#: Shares of weights that are not there, at which dense weights may be the better choice.
+SPARSITIES = (0.95, 0.98, 0.99)
+#: Learning rate at which a step changes the weights by far more than rounding does.
+LR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ def cases(only: Sequence[str], neurons: Sequence[int], samples: int, far: int | 
     only : sequence of str
         From `NAMES`.
     neurons : sequence of int
-        Of every layer. `community` is run at the largest, `parts` at the smallest.
+        Of every layer. `community` is run at the largest, `training` and `parts` at the smallest.
     samples : int
         Width of the panels.
     far : int, optional
@@ -130,6 +138,35 @@ def _backward(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
     return _each("backward", "backward", sizes, make)
 
 
+def _training(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
+    n = sizes[0]
+    layers = max(3, min(TRAINED_LAYERS, TRAINED_LAYERS * 1024 // n))
+
+    def title(pattern: str) -> str:
+        return f"training step, {pattern}, {n:,} neurons x {layers} layers"
+
+    def made(pattern: str, net: Network, crossover: bool = False) -> Case:
+        return Case("training", title(pattern), n, partial(_trained, net, samples, crossover))
+
+    degrees = {sparsity: max(1, round((1 - sparsity) * n)) for sparsity in SPARSITIES}
+    return [
+        made("radixnet", radixnet(n, layers)),
+        made("random", random_network(n, layers, degree=min(32, n))),
+        *(
+            made(f"random, {sparsity:.0%} sparse", random_network(n, layers, degree=degree), crossover=True)
+            for sparsity, degree in degrees.items()
+        ),
+    ]
+
+
+def _trained(net: Network, samples: int, crossover: bool) -> Training:
+    """Fresh weights on the pattern; values are to be learnt, so the last layer has no bound."""
+    *hidden, last = initialise(Network.from_layers(_relu(net)))
+    layers = (*hidden, replace(last, activation=Activation("identity")))
+    t = np.random.default_rng(1).standard_normal((net.widths[-1], samples), np.float32)
+    return Training(layers, clear_samples(layers, samples), t, LR, crossover)
+
+
 def _width1(sizes: Sequence[int], samples: int, far: int) -> list[Case]:
     """Layers below one another until no cache holds them, rows and columns in the order in which a store has them."""
 
@@ -165,6 +202,7 @@ _CASES: dict[str, Callable[[Sequence[int], int, int], list[Case]]] = {
     "random": partial(_pattern, "random"),
     "community": _community,
     "backward": _backward,
+    "training": _training,
     "width1": _width1,
     "parts": _parts,
 }

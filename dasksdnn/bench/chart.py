@@ -21,6 +21,7 @@ COLOURS = {
     "PyTorch CSR": "tab:green",
     "PyTorch CSR, tiles of 64": "yellowgreen",
     "PyTorch dense-masked": "olive",
+    "PyTorch dense": "darkkhaki",
     "GraphBLAS": "tab:gray",
 }
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from dasksdnn import host
 from dasksdnn.bench.contender import OURS, Contender, Crew, share, spans
+from dasksdnn.bench.orders import in_order
+from dasksdnn.bench.training_ours import training as training
 from dasksdnn.bench.work import Backward, Challenge, Forward, Parts, Width1
 from dasksdnn.engines.inference import stream
 from dasksdnn.engines.loading import Slab, load, sizes_of
-from dasksdnn.kernels.block import Block, make_block
+from dasksdnn.kernels.block import make_block
 from dasksdnn.kernels.chain import Chain, run_chain
 from dasksdnn.kernels.panels import LANES, new_panel
 from dasksdnn.kernels.sddmm import sddmm
@@ -122,7 +123,7 @@ def backward(work: Backward, crew: Crew) -> list[Contender]:
             gradients[0],
             strict=False,
         )
-        return [np.hstack([panel.inputs() for panel in cut]), *(_in_order(*each) for each in found)]
+        return [np.hstack([panel.inputs() for panel in cut]), *(in_order(*each) for each in found)]
 
     return [Contender(OURS, crew.threads, run, result, index_bytes=slab.chain.indices.itemsize)]
 
@@ -159,18 +160,6 @@ class _Back:
     def inputs(self) -> Array:
         """The gradient of the network's inputs."""
         return self._delta[0]
-
-
-def _in_order(layer: Layer, block: Block, columns: Array, rows: Array, gradient: Array) -> Array:
-    """A gradient of stored weights in the order in which the network has them."""
-    local = scipy.sparse.csr_array(
-        (gradient, block.indices.astype(np.int64), block.indptr), shape=(block.rows, block.inputs)
-    ).tocoo()
-    whole = scipy.sparse.coo_array(
-        (local.data, (rows[local.row], columns[local.col])), shape=layer.weights.shape
-    ).tocsr()
-    whole.sort_indices()
-    return np.asarray(whole.data)
 
 
 def width1(work: Width1, crew: Crew) -> list[Contender]:

@@ -31,16 +31,24 @@ class Peer:
 
 #: This project first, then the peers; by the name that a user gives.
 PEERS = {
-    OURS: Peer("dasksdnn", "ours", dict.fromkeys(("forward", "backward", "width1", "parts", "challenge"), (OURS,))),
+    OURS: Peer(
+        "dasksdnn",
+        "ours",
+        dict.fromkeys(("forward", "backward", "training", "width1", "parts", "challenge"), (OURS,)),
+    ),
     "scipy": Peer(
         "scipy",
         "scipy_peer",
-        {"forward": ("SciPy", "SciPy, tiles of 64")} | dict.fromkeys(("backward", "width1", "challenge"), ("SciPy",)),
+        {"forward": ("SciPy", "SciPy, tiles of 64")}
+        | dict.fromkeys(("backward", "training", "width1", "challenge"), ("SciPy",)),
     ),
     "torch": Peer(
         "torch",
         "torch_peer",
-        {"forward": ("PyTorch CSR", "PyTorch CSR, tiles of 64", "PyTorch dense-masked")}
+        {
+            "forward": ("PyTorch CSR", "PyTorch CSR, tiles of 64", "PyTorch dense-masked"),
+            "training": ("PyTorch CSR", "PyTorch dense-masked"),
+        }
         | dict.fromkeys(("backward", "width1"), ("PyTorch CSR",)),
     ),
     "graphblas": Peer("python-graphblas", "graphblas_peer", dict.fromkeys(("forward", "challenge"), ("GraphBLAS",))),

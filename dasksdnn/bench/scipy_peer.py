@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dasksdnn.bench.contender import Contender, Crew, share, spans
+from dasksdnn.bench.training import Training
 from dasksdnn.bench.work import Backward, Challenge, Forward, Width1, on_pattern
 from dasksdnn.kernels.reference import activate
 from dasksdnn.network import Array, Layer
@@ -69,6 +70,66 @@ def backward(work: Backward, crew: Crew) -> list[Contender]:
         return [delta, *map(np.concatenate, gradients[::-1])]
 
     return [Contender("SciPy", crew.threads, run, lambda found: found)]
+
+
+def training(work: Training, crew: Crew) -> list[Contender]:
+    """Products with the weights and with a stored transpose, and a plain product on the pattern, all split over threads."""
+    layers = [_Trained(layer) for layer in work.layers]
+    rows, width = np.ascontiguousarray(work.x.T), share(work.samples, crew.threads)
+
+    def run() -> None:
+        panels = [np.ascontiguousarray(rows.T)]
+        for layer in layers:
+            panels.append(np.hstack(crew.each(layer.forward, _panels(panels[-1], width))))
+        delta = (panels[-1] - work.t) / np.float32(work.samples)
+        for layer, x, y in zip(layers[::-1], panels[-2::-1], panels[:0:-1], strict=True):
+            delta = layer.backward(delta, x, y, work.lr, crew, first=layer is layers[0])
+
+    def restore() -> None:
+        for layer in layers:
+            layer.restore()
+
+    def result(_: Any) -> list[Array]:
+        return [layer.weights.data for layer in layers] + [layer.bias for layer in layers]
+
+    return [Contender("SciPy", crew.threads, run, result, restore)]
+
+
+class _Trained:
+    """A layer that is trained; the transpose's values follow the weights'."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer, self.weights, self.bias = layer, layer.weights.copy(), layer.bias.copy()
+        self._transposed, self._coo = layer.weights.T.tocsr(), layer.weights.tocoo()
+        places = layer.weights.copy()
+        places.data = np.arange(layer.edges)
+        self._order = places.T.tocsr().data
+
+    def restore(self) -> None:
+        """Put back what the first step began with."""
+        self.weights.data[:], self.bias[:] = self._layer.weights.data, self._layer.bias
+        self._follow()
+
+    def _follow(self) -> None:
+        np.take(self.weights.data, self._order, out=self._transposed.data)
+
+    def forward(self, x: Array) -> Array:
+        """The outputs of a panel."""
+        z: Array = self.weights @ x
+        z += self.bias[:, None]
+        return np.maximum(z, 0, out=z) if self._layer.activation.name == "relu" else z
+
+    def backward(self, delta: Array, x: Array, y: Array, lr: float, crew: Crew, first: bool) -> Array:
+        """Update the layer; gives the delta of its inputs, but of the first layer's, which no one needs."""
+        if self._layer.activation.name == "relu":
+            delta = delta * (y > 0)
+        width, places = share(x.shape[1], crew.threads), spans(self._coo.nnz, share(self._coo.nnz, crew.threads))
+        before = delta if first else np.hstack(crew.each(self._transposed.__matmul__, _panels(delta, width)))
+        gradient = crew.each(partial(on_pattern, self._coo.row, self._coo.col, delta, x), places)
+        self.weights.data -= np.float32(lr) * np.concatenate(gradient)
+        self.bias -= np.float32(lr) * delta.sum(axis=1)
+        self._follow()
+        return before
 
 
 def width1(work: Width1, crew: Crew) -> list[Contender]:

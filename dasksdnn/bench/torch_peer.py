@@ -1,4 +1,8 @@
-"""PyTorch's CSR products, and dense products with masked weights; its own threads."""
+"""PyTorch's CSR products, and dense products with masked weights; its own threads.
+
+A training step is autograd's where weights are dense. With CSR weights, whose gradient autograd would make dense, it is
+written by hand: products, and the gradient on the pattern added to the weights in place.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from dasksdnn.bench.contender import Contender, Crew, Missing, spans
+from dasksdnn.bench.contender import Contender, Crew, Missing, nothing, spans
+from dasksdnn.bench.training import Training
 from dasksdnn.bench.work import Backward, Forward, Width1
 from dasksdnn.host import format_bytes
-from dasksdnn.network import Activation, Array
+from dasksdnn.network import Activation, Array, Layer
 
 #: Samples of a narrow panel, which stays closer to the cache.
 TILE = 64
@@ -37,12 +43,22 @@ def _activate(z: Any, activation: Activation) -> Any:
     return torch.relu_(z)
 
 
-def _contender(name: str, crew: Crew, run: Callable[[], Any], result: Callable[[Any], list[Array]]) -> Contender:
+def _contender(
+    name: str,
+    crew: Crew,
+    run: Callable[[], Any],
+    result: Callable[[Any], list[Array]],
+    restore: Callable[[], None] = nothing,
+) -> Contender:
     def inferring() -> Any:
         with torch.inference_mode():
             return run()
 
-    return Contender(name, crew.threads, inferring, result, lambda: torch.set_num_threads(crew.threads))
+    def ready() -> None:
+        torch.set_num_threads(crew.threads)
+        restore()
+
+    return Contender(name, crew.threads, inferring, result, ready)
 
 
 def forward(work: Forward, crew: Crew) -> list[Contender | Missing]:
@@ -57,13 +73,19 @@ def forward(work: Forward, crew: Crew) -> list[Contender | Missing]:
 
 def _dense(work: Forward, crew: Crew) -> Contender | Missing:
     name = "PyTorch dense-masked"
-    size = sum(layer.weights.shape[0] * layer.weights.shape[1] for layer in work.layers) * work.x.itemsize
-    if size > DENSE:
-        why = f"dense weights would take {format_bytes(size)}; it is run where they take {format_bytes(DENSE)}"
-        return Missing(name, crew.threads, why)
+    if missing := _too_large(name, work, crew):
+        return missing
     return _forward(
         name, work, crew, [torch.from_numpy(layer.weights.toarray()) for layer in work.layers], work.samples
     )
+
+
+def _too_large(name: str, work: Forward, crew: Crew) -> Missing | None:
+    size = sum(layer.weights.shape[0] * layer.weights.shape[1] for layer in work.layers) * work.x.itemsize
+    if size <= DENSE:
+        return None
+    why = f"dense weights would take {format_bytes(size)}; it is run where they take {format_bytes(DENSE)}"
+    return Missing(name, crew.threads, why)
 
 
 def _forward(name: str, work: Forward, crew: Crew, weights: list[Any], width: int) -> Contender:
@@ -105,3 +127,125 @@ def width1(work: Width1, crew: Crew) -> list[Contender]:
     """Matrix times vector."""
     weights, x = _csr(work.layer.weights), _tensor(work.x)
     return [_contender("PyTorch CSR", crew, lambda: torch.relu_(weights @ x), lambda y: [y.numpy()])]
+
+
+def training(work: Training, crew: Crew) -> list[Contender | Missing]:
+    """CSR weights by hand, dense weights with a mask, and without one where that is asked for."""
+    plain = [_train_dense("PyTorch dense", work, crew, masked=False)] if work.crossover else []
+    return [_train_sparse(work, crew), _train_dense("PyTorch dense-masked", work, crew, masked=True), *plain]
+
+
+def _train_sparse(work: Training, crew: Crew) -> Contender:
+    layers = [_Sparse(layer, work.samples) for layer in work.layers]
+    rows, targets = _tensor(work.x.T), _tensor(work.t)
+    x, widest = torch.empty_like(rows.t().contiguous()), max(max(layer.weights.shape) for layer in work.layers)
+    deltas = [rows.new_empty(widest, work.samples) for _ in range(2)]
+
+    def run() -> None:
+        panels = [x.copy_(rows.t())]
+        for layer in layers:
+            panels.append(layer.forward(panels[-1]))
+        delta = deltas[0][: targets.shape[0]]
+        torch.sub(panels[-1], targets, out=delta).mul_(1 / work.samples)
+        for k in range(len(layers) - 1, -1, -1):
+            before = deltas[(len(layers) - k) % 2][: panels[k].shape[0]] if k else None
+            layers[k].backward(delta, panels[k], work.lr, before)
+            delta = before
+
+    def restore() -> None:
+        for layer in layers:
+            layer.restore()
+
+    def result(_: Any) -> list[Array]:
+        return [layer.values.numpy() for layer in layers] + [layer.bias[:, 0].numpy() for layer in layers]
+
+    return _contender("PyTorch CSR", crew, run, result, restore)
+
+
+class _Sparse:
+    """A layer with CSR weights, and their transpose, whose values follow them; panels are made once."""
+
+    def __init__(self, layer: Layer, samples: int) -> None:
+        places = layer.weights.copy()
+        places.data = np.arange(layer.edges)
+        self._order = torch.from_numpy(places.T.tocsr().data)
+        self._weights, self._transposed = _csr(layer.weights.copy()), _csr(layer.weights.T.tocsr())
+        self.values, self.bias = self._weights.values(), torch.from_numpy(layer.bias[:, None].copy())
+        self._fresh = [value.clone() for value in (self.values, self._transposed.values(), self.bias)]
+        self._relu = layer.activation.name == "relu"
+        self._y = self.values.new_empty(layer.weights.shape[0], samples)
+
+    def restore(self) -> None:
+        """Put back what the first step began with."""
+        for value, fresh in zip((self.values, self._transposed.values(), self.bias), self._fresh, strict=True):
+            value.copy_(fresh)
+
+    def forward(self, x: Any) -> Any:
+        """The outputs of a panel."""
+        torch.mm(self._weights, x, out=self._y).add_(self.bias)
+        return self._y.relu_() if self._relu else self._y
+
+    def backward(self, delta: Any, x: Any, lr: float, before: Any) -> None:
+        """Update the layer, and write the delta of its inputs where there is `before` to write it to."""
+        if self._relu:
+            torch.ops.aten.threshold_backward.grad_input(delta, self._y, 0, grad_input=delta)
+        if before is not None:
+            torch.mm(self._transposed, delta, out=before)
+        torch.sparse.sampled_addmm(self._weights, delta, x.t(), beta=1.0, alpha=-lr, out=self._weights)
+        self.bias.sub_(delta.sum(1, keepdim=True), alpha=lr)
+        torch.index_select(self.values, 0, self._order, out=self._transposed.values())
+
+
+def _train_dense(name: str, work: Training, crew: Crew, masked: bool) -> Contender | Missing:
+    if missing := _too_large(name, work, crew):
+        return missing
+    layers = [_Dense(layer, masked) for layer in work.layers]
+    rows, targets = _tensor(work.x.T), _tensor(work.t.T)
+    optimizer = torch.optim.SGD([value for layer in layers for value in (layer.weights, layer.bias)], work.lr)
+
+    def run() -> None:
+        y = rows
+        for layer in layers:
+            y = layer.forward(y)
+        loss = functional.mse_loss(y, targets, reduction="sum") * (0.5 / work.samples)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def ready() -> None:
+        torch.set_num_threads(crew.threads)
+        for layer in layers:
+            layer.restore()
+
+    def result(_: Any) -> list[Array]:
+        return [layer.values() for layer in layers] + [layer.bias.detach().numpy() for layer in layers]
+
+    return Contender(name, crew.threads, run, result, ready)
+
+
+class _Dense:
+    """A layer with dense weights, of which a mask leaves those on the pattern."""
+
+    def __init__(self, layer: Layer, masked: bool) -> None:
+        self._layer, self._fresh = layer, (torch.from_numpy(layer.weights.toarray()), torch.from_numpy(layer.bias))
+        self.weights, self.bias = (value.clone().requires_grad_() for value in self._fresh)
+        places = layer.weights.copy()
+        places.data[:] = 1
+        self._mask = torch.from_numpy(places.toarray()) if masked else None
+        self._relu = layer.activation.name == "relu"
+
+    def restore(self) -> None:
+        """Put back what the first step began with."""
+        with torch.no_grad():
+            for value, fresh in zip((self.weights, self.bias), self._fresh, strict=True):
+                value.copy_(fresh)
+
+    def forward(self, x: Any) -> Any:
+        """The outputs of rows (samples, inputs)."""
+        z = functional.linear(x, self.weights if self._mask is None else self.weights * self._mask, self.bias)
+        return torch.relu(z) if self._relu else z
+
+    def values(self) -> Array:
+        """The weights on the pattern."""
+        coo = self._layer.weights.tocoo()
+        return np.asarray(self.weights.detach().numpy()[coo.row, coo.col])

@@ -34,7 +34,7 @@ def bench() -> None:
     """
 
 
-@bench.command(short_help="Products on panels, forward and backward.")
+@bench.command(short_help="Products on panels, and training steps.")
 @click.option("--only", metavar="NAMES", help="Cases, as in radixnet,random.  [default: all]")
 @click.option("--neurons", metavar="N,N", help="Neurons of a layer.  [default: 1024,4096,16384,65536]")
 @click.option("--threads", metavar="N,N", help="Numbers of threads.  [default: one, and all that may be used]")
@@ -57,7 +57,7 @@ def kernels(
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
-    r"""Multiply panels of samples by consecutive layers.
+    """Multiply panels of samples by consecutive layers, and train them.
 
     \b
     radixnet   RadiX-Net with random weights
@@ -65,12 +65,14 @@ def kernels(
     random     32 weights a row, no structure
     community  like a pruned network, shuffled, at the largest number of neurons
     backward   the gradients of inputs and of weights, for radixnet and random
+    training   steps (forward, loss, backward, update) at the smallest number, for
+               radixnet and random, and random where dense weights come near
     width1     one sample, more weights than caches hold
     parts      the local engine on a store of 1 part and of 8, at the smallest number
 
     "FMA peak" and "bandwidth" are shares of what the machine reached in the same run, in a compiled loop of
     multiply-adds and in one that copies memory (that reads it, for one sample).
-    """
+    """  # noqa: D301 - \b tells click to leave the lines as they are
     from dasksdnn.bench.cases import NAMES, NEURONS, cases
 
     counts = numbers(threads, "threads", sorted({1, host.threads()}))

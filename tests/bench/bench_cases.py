@@ -16,7 +16,7 @@ from dasksdnn.sources.images import digits
 #: Name in the registry and kind of work, for everything that anyone does.
 JOBS = [(name, kind) for name, peer in PEERS.items() for kind in peer.rows]
 #: A case of each kind.
-KINDS = {"forward": "random", "backward": "backward", "width1": "width1"}
+KINDS = {"forward": "random", "backward": "backward", "training": "training", "width1": "width1"}
 
 
 def make(kind, samples=80, neurons=64):

@@ -29,7 +29,7 @@ def test_kernels(run, tmp_path):
         assert name in outcome.out
     record = json.loads(report.read_text())
     assert record["command"] == "bench kernels"
-    assert {case["kind"] for case in record["cases"]} == {"forward", "backward", "width1", "parts"}
+    assert {case["kind"] for case in record["cases"]} == {"forward", "backward", "training", "width1", "parts"}
     assert record["bandwidth"]["1"]["read"] > 0
     assert "numba" in record["machine"]["versions"]
     assert record["settings"] == {"samples": 8, "repeats": 1, "threads": [1]}
@@ -63,6 +63,11 @@ def test_graphchallenge(run, tmp_path):
 
 def test_the_group_says_what_there_is(run):
     assert "graphchallenge" in run("bench", "--help").out
+
+
+def test_every_case_has_its_line_in_the_help(run):
+    lines = [line.split()[0] for line in run("bench", "kernels", "--help").out.splitlines() if line.strip()]
+    assert [name for name in lines if name in cases.NAMES] == list(cases.NAMES)
 
 
 @pytest.mark.parametrize(
