@@ -1,7 +1,8 @@
 """Losses of a panel of outputs: their value, and the derivative by the last layer's sums that backprop begins with.
 
 Panels are (neurons, width), samples are columns; columns behind the samples are padding, and get a delta of zero. Values
-follow PyTorch's: cross-entropy of class numbers, mean squared error, binary cross-entropy.
+follow PyTorch's: cross-entropy of class numbers, mean squared error, binary cross-entropy. Sums are in double precision,
+panels in the outputs' own. Outputs that are not finite warn of nothing: they give a loss that is not finite either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from dasksdnn.errors import InputError
 from dasksdnn.kernels.activations import slopes
 from dasksdnn.network import Activation, Array
+
+_IDENTITY = Activation("identity")
 
 
 class Loss(Protocol):
@@ -59,6 +62,7 @@ class Softmax:
         """See `Loss`."""
         if outputs < 2:
             raise InputError(f"loss softmax needs at least 2 outputs, the network has {outputs}: use bce or mse")
+        slopes(activation)
 
     def value(self, y: Array, count: int, targets: Array, rows: Array, activation: Activation) -> tuple[float, int]:
         """See `Loss`."""
@@ -80,14 +84,16 @@ class Softmax:
         position = np.empty(rows.size, np.int64)
         position[rows] = np.arange(rows.size)
         place, samples = position[targets], np.arange(y.shape[1])
-        shifted = y - y.max(axis=0)
-        share = np.exp(shifted)
-        total = share.sum(axis=0)
-        loss = float((np.log(total) - shifted[place, samples]).sum(dtype=np.float64))
-        # Of several largest outputs the first neuron's counts, whatever the order of the panel.
-        best = np.where(shifted == 0, rows[:, None], rows.size).min(axis=0)
-        share /= total
-        return loss, int((best == targets).sum()), share, place
+        with _quiet():
+            share = y - y.max(axis=0)
+            own = share[place, samples]
+            # Of several largest outputs the first neuron's counts, whatever the order of the panel.
+            before = ((share == 0) & (rows[:, None] < targets)).any(axis=0)
+            correct = int(((own == 0) & ~before).sum())
+            np.exp(share, out=share)
+            total = share.sum(axis=0, dtype=np.float64)
+            share /= total.astype(share.dtype)
+            return float((np.log(total) - own).sum()), correct, share, place
 
 
 class SquaredError:
@@ -95,20 +101,28 @@ class SquaredError:
 
     def check(self, activation: Activation, outputs: int) -> None:
         """See `Loss`."""
+        slopes(activation)
 
     def value(self, y: Array, count: int, targets: Array, rows: Array, activation: Activation) -> tuple[float, int]:
         """See `Loss`."""
-        difference = y[:, :count] - targets.T[rows]
-        return float(np.square(difference).sum(dtype=np.float64)) / rows.size, 0
+        return self._parts(y[:, :count], targets, rows)[0], 0
 
     def value_and_delta(
         self, y: Array, count: int, targets: Array, rows: Array, activation: Activation, delta: Array, weight: float
     ) -> tuple[float, int]:
         """See `Loss`."""
-        difference = y[:, :count] - targets.T[rows]
-        loss = float(np.square(difference).sum(dtype=np.float64)) / rows.size
+        loss, difference = self._parts(y[:, :count], targets, rows)
         _finish(difference, y[:, :count], activation, delta, weight * 2 / rows.size)
         return loss, 0
+
+    @staticmethod
+    def _parts(y: Array, targets: Array, rows: Array) -> tuple[float, Array]:
+        """Loss, and y - t."""
+        difference = _wanted(targets, rows, y.dtype)
+        with _quiet():
+            np.subtract(y, difference, out=difference)
+            squares = np.einsum("ij,ij->", difference, difference, dtype=np.float64)
+        return float(squares) / rows.size, difference
 
 
 class BinaryCrossEntropy:
@@ -123,15 +137,22 @@ class BinaryCrossEntropy:
 
     def value(self, y: Array, count: int, targets: Array, rows: Array, activation: Activation) -> tuple[float, int]:
         """See `Loss`."""
-        y, t = y[:, :count], targets.T[rows].astype(y.dtype, copy=False)
-        if activation.name == "identity":
-            each = np.maximum(y, 0) - y * t + np.log1p(np.exp(-np.abs(y)))
-            likely = y > 0
-        else:
-            with np.errstate(divide="ignore"):  # a logarithm of zero counts as -100, as PyTorch has it
-                each = -t * np.maximum(np.log(y), -100) - (1 - t) * np.maximum(np.log1p(-y), -100)
-            likely = y > 0.5
-        correct = int((likely == (t > 0.5)).all(axis=0).sum())
+        y, t = y[:, :count], _wanted(targets, rows, y.dtype)
+        logits = activation.name == "identity"
+        correct = int(((y > (0 if logits else 0.5)) == (t > 0.5)).all(axis=0).sum())
+        with _quiet():
+            if logits:  # log(1 + exp(-|y|)) + max(y, 0) - t y
+                each = _decay(y)
+                np.log1p(each, out=each)
+                each += np.maximum(y, 0)
+                each -= np.multiply(t, y, out=t)
+            else:  # -t log y - (1 - t) log(1 - y); a logarithm of zero counts as -100, as PyTorch has it
+                each = np.log(y)
+                each = np.multiply(np.maximum(each, -100, out=each), t, out=each)
+                other = np.negative(y)
+                np.maximum(np.log1p(other, out=other), -100, out=other)
+                each += np.multiply(other, np.subtract(1, t, out=t), out=other)
+                np.negative(each, out=each)
         return float(each.sum(dtype=np.float64)) / rows.size, correct
 
     def value_and_delta(
@@ -139,28 +160,49 @@ class BinaryCrossEntropy:
     ) -> tuple[float, int]:
         """See `Loss`."""
         found = self.value(y, count, targets, rows, activation)
-        p = y[:, :count]
-        if activation.name == "identity":
-            small = np.exp(-np.abs(p))
-            p = np.where(p >= 0, 1, small) / (1 + small)
-        delta[:, count:] = 0
-        delta[:, :count] = (p - targets.T[rows]) * y.dtype.type(weight / rows.size)
+        p, difference = y[:, :count], _wanted(targets, rows, y.dtype)
+        with _quiet():
+            if activation.name == "identity":
+                small = _decay(p)
+                p = np.where(p >= 0, 1, small)
+                p /= np.add(small, 1, out=small)
+            np.subtract(p, difference, out=difference)
+        # By the sums it is p - t for both: the derivative of the logarithms cancels the sigmoid's.
+        _finish(difference, p, _IDENTITY, delta, weight / rows.size)
         return found
 
 
+def _quiet() -> np.errstate:
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
+def _wanted(targets: Array, rows: Array, dtype: np.dtype[Any]) -> Array:
+    """Targets as a panel like the outputs, of their dtype: what is wider is not to promote them. May be written into."""
+    with _quiet():
+        wanted: Array = np.ascontiguousarray(targets.T, dtype)[rows]
+    return wanted
+
+
+def _decay(y: Array) -> Array:
+    """exp(-|y|), which never overflows."""
+    decay: Array = np.abs(y)
+    np.negative(decay, out=decay)
+    return np.exp(decay, out=decay)
+
+
 def _finish(derivative: Array, y: Array, activation: Activation, delta: Array, weight: float) -> None:
-    """Write weight * derivative * f'(z), which follows from y = f(z)."""
+    """Write weight * derivative * f'(z), which follows from y = f(z); `derivative` is used up."""
     count = y.shape[1]
     delta[:, count:] = 0
-    out = np.multiply(derivative, y.dtype.type(weight), out=delta[:, :count])
-    if activation.name == "sigmoid":
-        out *= y - y * y
-    elif activation.name == "tanh":
-        out *= 1 - y * y
-    elif activation.name != "identity":
-        low, high, slope = slopes(activation)
-        inside = (y > low) & ~(y >= high)
-        out *= np.where(inside, y.dtype.type(1), y.dtype.type(slope))
+    with _quiet():
+        out = np.multiply(derivative, y.dtype.type(weight), out=delta[:, :count])
+        if activation.name in ("sigmoid", "tanh"):
+            np.multiply(y, y, out=derivative)
+            np.subtract(y if activation.name == "sigmoid" else 1, derivative, out=derivative)
+            out *= derivative
+        elif activation.name != "identity":
+            low, high, slope = slopes(activation)
+            np.multiply(out, y.dtype.type(slope), out=out, where=~(y > low) | (y >= high))
 
 
 #: Losses, by name.
