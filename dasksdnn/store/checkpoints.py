@@ -38,6 +38,7 @@ from dasksdnn.store.layout import (
     state_path,
 )
 from dasksdnn.store.manifest import Manifest, Window, misfit, read_manifest, resembled
+from dasksdnn.store.objects import read_group
 from dasksdnn.store.reader import Store, generations, open_store
 from dasksdnn.store.sweeping import named, prune, sweep
 from dasksdnn.store.verify import layer_at
@@ -135,7 +136,8 @@ def replace_manifest(
 ) -> Store:
     """Make windows that are written the store's newest generation, then remove what is not kept.
 
-    A window may be one of a kept generation as it is, one in a new state, or one of a new number with a structure of its own.
+    A window may be one of a kept generation as it is, one in a new state, or one of a new number with a structure of its
+    own; where the pattern is another, the attributes of the store's manifest must say its `edges` and `partition`.
     Parameters, result and errors are those of `commit`; call it in `changing`.
     """
     root = store.path
@@ -144,7 +146,7 @@ def replace_manifest(
     ordered = tuple(sorted(windows, key=lambda w: (w.part, w.number)))
     attributes, owner = store.manifest.attributes, store.manifest.owner
     manifest = Manifest(store.generation + 1, attributes, owner, ordered, _as_json(training))
-    read_manifest(manifest.as_json(), attributes, root)  # refuses what could not be opened again
+    read_manifest(manifest.as_json(), read_group(store.location, ""), root)  # refuses what could not be opened again
     for path in sorted(named([manifest]) - named([store.manifest])):
         sync(root / path)
         sync_path((root / path).parent)

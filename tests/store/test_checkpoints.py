@@ -29,7 +29,7 @@ from dasksdnn.store.checkpoints import changing, commit, generations, replace_ma
 from dasksdnn.store.encoding import write_array
 from dasksdnn.store.layout import STATE, STRUCTURE
 from dasksdnn.store.manifest import canonical_digest
-from dasksdnn.store.reader import open_store
+from dasksdnn.store.reader import Store, open_store
 from dasksdnn.store.verify import verify
 
 MOMENTS = ("data_first", "bias_first", "data_second", "bias_second")
@@ -238,6 +238,37 @@ def test_windows_of_other_numbers(path):
     with changing(newest), pytest.raises(CorruptStoreError, match="do not fit"):
         replace_manifest(newest, list(newest.iter_windows())[1:])
     assert verify(path) == []
+
+
+def test_attributes_that_follow_from_the_pattern(path):
+    """They are of their generation, and the root's stay; a count that is not so is found; no other may change."""
+    store = open_store(path)
+    root, first = (path / "zarr.json").read_bytes(), store.provenance
+
+    def change(**attributes):
+        manifest = replace(store.manifest, attributes=store.manifest.attributes | attributes)
+        with changing(store) as generation:
+            changed = Store(path, store.location, manifest)
+            return replace_manifest(changed, rewire(store, generation), keep=9, training={"a": 1})
+
+    before = content(path)
+    for attributes in ({"name": "other"}, {"edges": "many"}, {"edges": None}, {"partition": 3}, {"future": 1}):
+        with pytest.raises(CorruptStoreError, match=r"malformed|do not (fit|match)"):
+            change(**attributes)
+        assert content(path) == before
+    store = change(partition={"method": "rewired"})
+    assert store.provenance == open_store(path).provenance == {"method": "rewired"}
+    assert open_store(path, 0).provenance == first
+    assert verify(path) == []
+    store = commit(store, scaled(store, 2), keep=9)  # keeps what it has
+    assert (store.provenance, store.edges) == ({"method": "rewired"}, open_store(path, 0).edges)
+    store = change(partition=first)
+    assert store.provenance == first
+    assert (path / "zarr.json").read_bytes() == root
+    store = change(edges=store.edges + 1)
+    assert [f"edges is {store.edges - 1}, the attributes say {store.edges}" in f.message for f in verify(path)] == [
+        True
+    ]
 
 
 def test_going_back_shares_states(path):
