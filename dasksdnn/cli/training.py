@@ -49,6 +49,19 @@ from dasksdnn.diagnostics.tables import show, show_grid, write_json
 @number("--dropout", "Share of hidden outputs that a step drops.", float, default=0.0)
 @number("--clip-norm", "The most that the norm of a gradient may be.", float)
 @number("--patience", "End after so many epochs without a lower loss, and return to the best.")
+@click.option(
+    "--evolve",
+    type=click.Choice(["magnitude", "set", "rigl"]),
+    help="Change the pattern between epochs: prune to --target-density, or drop and regrow, at random or by gradient.",
+)
+@number("--evolve-every", "Epochs from one change of the pattern to the next.", default=1)
+@number("--drop", "Share of each row's weights that set and rigl replace at first.", float, default=0.3)
+@number("--target-density", "What magnitude prunes all layers but the last to.", float)
+@click.option(
+    "--new-communication/--no-new-communication",
+    default=True,
+    help="Whether edges may grow where a part has to receive what it did not before.",
+)
 @click.option("--init", type=click.Choice(["he", "glorot"]), help="Draw the weights anew first, by each row's degree.")
 @click.option("--validation", nargs=2, metavar="X Y", type=PATH, help="Samples and labels to look at after each epoch.")
 @click.option(
@@ -138,6 +151,12 @@ def _rows(history: Any, generation: int, seconds: float, peak: int) -> dict[str,
         "generation": str(generation),
         "peak memory": f"{host.format_bytes(peak)}",
     }
+    if history.changes:
+        first, last = history.changes[0], history.changes[-1]
+        rows["pattern"] = (
+            f"{len(history.changes)} changes, edges {first['edges_before']:,} -> {last['edges_after']:,}, "
+            f"volume {first['volume_before']:,} -> {last['volume_after']:,}"
+        )
     if plan:
         rows["plan"] = plan["strategy"]
         rows["peak memory"] += (

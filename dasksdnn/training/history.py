@@ -59,10 +59,13 @@ class History:
         In their order.
     plan : dict
         How it ran: see `plan.training.TrainingPlan.as_dict`. Of the last run, where several went on from each other.
+    changes : tuple of dict
+        Of the pattern: the epochs behind which, and what `training.rewriting.Evolved` tells.
     """
 
     epochs: tuple[Epoch, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[dict[str, Any], ...] = ()
 
     @property
     def best(self) -> Epoch | None:
@@ -75,12 +78,13 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return {"epochs": [asdict(epoch) for epoch in self.epochs], "plan": self.plan}
+        return {"epochs": [asdict(epoch) for epoch in self.epochs], "plan": self.plan, "changes": list(self.changes)}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:
         """Read what `as_dict` gave."""
-        return cls(tuple(Epoch(**epoch) for epoch in record["epochs"]), plan=dict(record.get("plan", {})))
+        epochs = tuple(Epoch(**epoch) for epoch in record["epochs"])
+        return cls(epochs, dict(record.get("plan", {})), tuple(record.get("changes", ())))
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's header, then a row an epoch."""

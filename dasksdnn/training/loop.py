@@ -1,105 +1,26 @@
-"""`train`: epochs of shuffled batches through the engine, checkpoints as generations of the store, and going on from them.
+"""`train`: epochs of shuffled batches through an engine, checkpoints as generations of the store, and going on from them.
 
     samples --stream (shuffled)--> batch --engine: forward, loss, backward, update--> ... --every so often--> checkpoint
 
-All that is drawn depends on the seed and on counters (epoch, step), so a checkpoint needs no random state but these: a run
-that was killed and goes on ends with the same bits as one that was not.
+Here is what may be asked for; `run` does it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-from dasksdnn import config, host
-from dasksdnn.engines.inference import DEFAULT_SHARE, check_threads
-from dasksdnn.engines.loading import positions_dtype, sizes_of
-from dasksdnn.engines.trainer import Trainer, prepare
-from dasksdnn.errors import InputError, MemoryBudgetError, TrainingError
-from dasksdnn.events import Listener, Progress, ignore
-from dasksdnn.network import Activation, Array
-from dasksdnn.plan.training import (
-    TrainingPlan,
-    TrainingSettings,
-    TrainingSizes,
-    check_slabs,
-    plan_training,
-    projected_training,
-)
-from dasksdnn.sources.datasets import as_dataset, check_features
-from dasksdnn.store.checkpoints import changing, commit, replace_manifest, writing
+from dasksdnn.errors import InputError
+from dasksdnn.events import Listener, ignore
+from dasksdnn.store.checkpoints import writing
 from dasksdnn.store.reader import Store, open_store
-from dasksdnn.training.history import Epoch, History
-from dasksdnn.training.losses import Loss
-from dasksdnn.training.optimizers import clip_factor, with_rate
+from dasksdnn.training.history import History
 from dasksdnn.training.options import Every, Options
-from dasksdnn.training.stream import SampleStream
-from dasksdnn.training.targets import class_targets, value_targets
+from dasksdnn.training.run import Run
 
 #: Engines that can train.
 ENGINES = ("local",)
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """A dataset, what its outputs should be, and the stream that reads both.
-
-    Attributes
-    ----------
-    dataset, targets : see `sources.datasets.Dataset` and `training.targets`
-    stream : SampleStream
-    """
-
-    dataset: Any
-    targets: Any
-    stream: SampleStream
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return int(self.dataset.samples)
-
-    def of(self, samples: Array) -> Array:
-        """Targets of these samples."""
-        taken: Array = self.targets.take(samples)
-        return taken
-
-
-@dataclass(slots=True)
-class Sums:
-    """Sums over the part of an epoch that is done."""
-
-    loss: float = 0.0
-    correct: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-
-
-class _Watch:
-    """Takes the outputs of one batch: sums its loss, and writes the deltas."""
-
-    def __init__(self, loss: Loss, activation: Activation, targets: Array, sums: Sums) -> None:
-        self._loss, self._activation, self._targets, self._sums = loss, activation, targets, sums
-        self._weight = 1 / len(targets)
-
-    def __call__(self, y: Array, count: int, start: int, rows: Array, delta: Array | None) -> None:
-        targets = self._targets[start : start + count]
-        if delta is None:
-            loss, correct = self._loss.value(y, count, targets, rows, self._activation)
-        else:
-            loss, correct = self._loss.value_and_delta(y, count, targets, rows, self._activation, delta, self._weight)
-        if not math.isfinite(loss):
-            raise FloatingPointError
-        self._sums.loss += loss
-        self._sums.correct += correct
-        self._sums.samples += count
 
 
 def train(
@@ -122,6 +43,11 @@ def train(
     patience: int | None = None,
     seed: int = 0,
     shuffle_buffer: int | None = None,
+    evolve: str | None = None,
+    evolve_every: int = 1,
+    drop: float = 0.3,
+    target_density: float | None = None,
+    new_communication: bool = True,
     validation: tuple[Any, Any] | None = None,
     checkpoint_every: int | str = 1,
     keep: int = 2,
@@ -167,6 +93,17 @@ def train(
         Of the order of samples and of dropout.
     shuffle_buffer : int, optional
         Samples that are shuffled together; by default 64 MiB of them.
+    evolve : {"magnitude", "set", "rigl"}, optional
+        Change the pattern between epochs, for the first three quarters of them: prune the smallest weights of every layer
+        but the last, down to `target_density` along a cubic schedule; or drop a share of each row's smallest weights and
+        grow as many elsewhere, at random or where the gradient of a batch is largest.
+    evolve_every : int
+        Epochs from one change to the next.
+    drop : float
+        That share at first; it falls along a cosine.
+    target_density : float, optional
+    new_communication : bool
+        False: edges grow only where parts do not have to receive anything new, so that the volume cannot rise.
     validation : (x, y), optional
         Looked at after each epoch.
     checkpoint_every : int or str
@@ -215,7 +152,7 @@ def train(
         raise InputError(f"engine {engine!r} cannot train: use one of {', '.join(ENGINES)}")
     options = Options(
         epochs, batch_size, loss, optimizer, lr, momentum, nesterov, weight_decay, schedule, warmup, dropout, clip_norm,
-        patience, seed, shuffle_buffer,
+        patience, seed, shuffle_buffer, evolve, evolve_every, drop, target_density, new_communication,
     )  # fmt: skip
     every = Every.parse(checkpoint_every)
     if scratch is not None and not os.access(scratch, os.W_OK | os.X_OK):
@@ -223,302 +160,13 @@ def train(
     opened = open_store(store.path if isinstance(store, Store) else store)
     options.loss_function().check(opened.activations[-1], opened.widths[-1])
     with writing(opened):
-        run = _Run(opened, options, every, keep, resume, listener)
+        run = Run(opened, options, every, keep, resume, listener)
         samples = run.samples(x, y, "x")
         looked_at = None if validation is None else run.samples(*validation, "validation")
         run.prepare(samples, looked_at, memory, threads)
-        with closing(run.trainer(scratch)):
+        run.scratch = scratch
+        try:
+            run.start()
             return run.go()
-
-
-@dataclass
-class _Run:
-    """One run, and how far it is."""
-
-    store: Store
-    options: Options
-    every: Every
-    keep: int
-    resume: bool
-    listener: Listener
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    sums: Sums = field(default_factory=Sums)
-    history: list[Epoch] = field(default_factory=list)
-    began: int = 0
-    best: tuple[float, int, int] = (math.inf, -1, -1)  # loss, epoch, generation
-    train: Samples = field(init=False)
-    validation: Samples | None = field(init=False)
-    plan: TrainingPlan = field(init=False)
-    engine: Trainer = field(init=False)
-    saved: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.began = self.store.generation
-        record = self.store.training
-        self.found = record if self.resume and record else None
-        if self.found is None:
-            return
-        if not isinstance(self.found.get("options"), dict):
-            raise InputError(f"{self.store.path}: its checkpoint is of another kind of training: train without resume")
-        self.options.check_same(self.found["options"], str(self.store.path))
-        self.step, self.epoch, self.position = (int(self.found[n]) for n in ("step", "epoch", "position"))
-        self.sums = Sums(**self.found["sums"])
-        self.history = [Epoch(**record) for record in self.found["history"]]
-        self.began = int(self.found["began"])
-        best = self.found["best"]
-        self.best = (math.inf if best["loss"] is None else best["loss"], best["epoch"], best["generation"])
-
-    # -- getting ready
-
-    def samples(self, x: Any, y: Any, what: str) -> Samples:
-        """Check samples and targets."""
-        dataset = as_dataset(x)
-        check_features(dataset, self.store.widths[0])
-        count, outputs = int(dataset.samples), self.store.widths[-1]
-        if count < 1:
-            raise InputError(f"{what}: there are no samples to train on")
-        targets = (class_targets if self.options.loss == "softmax" else value_targets)(y, count, outputs)
-        stream = SampleStream(
-            dataset,
-            self.store.dtype,
-            self.options.batch_size,
-            self.options.seed,
-            self.options.shuffle_buffer,
-            shuffle=what == "x",
-        )
-        return Samples(dataset, targets, stream)
-
-    def prepare(self, train: Samples, validation: Samples | None, memory: Any, threads: int | None) -> None:
-        """Compile, and choose how to run; or take over how the checkpoint's run was."""
-        self.train, self.validation = train, validation
-        if self.found is not None and self.found["samples"] != train.count:
-            raise InputError(
-                f"{self.store.path}: its checkpoint was trained on {self.found['samples']:,} samples, not {train.count:,}: "
-                "give the same to resume, or train without resume to begin anew"
-            )
-        prepare(self.store, self.listener)
-        named = host.parse_bytes(memory if memory is not None else config.get("memory"))
-        reserved = host.resident()
-        budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
-        moments = self.options.rule().moments
-        sizes = TrainingSizes(
-            sizes_of(self.store),
-            positions_dtype(self.store).itemsize,
-            len(moments),
-            max(w.arrays["data"].nbytes for w in self.store.manifest.windows),
-            self.options.dropout > 0,
-            self.options.clip_norm is not None,
-        )
-        batch = min(self.options.batch_size, train.count)
-        held = sum(s.stream.nbytes + s.targets.nbytes for s in (train, validation) if s)
-        held += 2 * batch * self.store.widths[0] * self.store.dtype.itemsize
-        count = check_threads(threads)
-        if self.found is None:
-            self.plan = plan_training(sizes, batch, budget, reserved=reserved, threads=count, input_bytes=held)
-            return
-        self.plan = _taken_over(self.found, sizes, budget, reserved, held, self.store)
-
-    def trainer(self, scratch: Any) -> Trainer:
-        """The engine."""
-        self.engine = Trainer(
-            self.store,
-            self.plan.settings,
-            self.options.rule().moments,
-            dropout=self.options.dropout,
-            restore=self.found is not None,
-            scratch=scratch,
-            listener=self.listener,
-        )
-        return self.engine
-
-    # -- training
-
-    def go(self) -> History:
-        """All epochs that are left."""
-        try:
-            self.saved = perf_counter()
-            while self.epoch < self.options.epochs and not self._impatient():
-                self._one_epoch()
-            self._return_to_best()
-        except KeyboardInterrupt as stop:
-            stop.add_note(
-                f"the last checkpoint is generation {self.store.generation}, {self._where()}; --resume goes on from it"
-            )
-            raise
-        return History(tuple(self.history), self.plan.as_dict())
-
-    def _impatient(self) -> bool:
-        patience = self.options.patience
-        return patience is not None and bool(self.history) and self.epoch - 1 - self.best[1] >= patience
-
-    def _one_epoch(self) -> None:
-        batches = -(-self.train.count // self.options.batch_size)
-        moved, begun = self.engine.moved, perf_counter() - self.sums.seconds
-        rate = 0.0
-        with closing(self.train.stream.batches(self.epoch, self.position)) as stream:
-            for batch in stream:
-                rate = self._step(batch, batches)
-                self.position += 1
-                self.sums.seconds = perf_counter() - begun
-                done = self.epoch * self.train.count + self.sums.samples
-                self.listener(Progress("train", done, self.options.epochs * self.train.count, "samples"))
-                if self.position < batches and self._is_due():
-                    self._checkpoint()
-        self._end_epoch(batches, rate or self._rate(batches), moved)
-
-    def _step(self, batch: Any, batches: int) -> float:
-        self.step += 1
-        rate, options = self._rate(batches), self.options
-        watch = _Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), self.sums)
-        clip = None if options.clip_norm is None else partial(clip_factor, most=options.clip_norm)
-        rule = with_rate(options.rule(), rate)
-        try:
-            self.engine.step(batch.rows, watch, rule, self.step, _key(options.seed, self.step), clip)
-        except FloatingPointError:
-            self.step -= 1
-            raise self._not_finite(batch) from None
-        return rate
-
-    def _rate(self, batches: int) -> float:
-        return self.options.rates().rate(self.options.lr, max(1, self.step), batches, batches * self.options.epochs)
-
-    def _not_finite(self, batch: Any) -> TrainingError:
-        layer = self.engine.faulty_layer(len(batch.samples))
-        where = "the loss itself" if layer is None else f"layer {layer}'s outputs"
-        return TrainingError(
-            f"epoch {self.epoch + 1}, batch {self.position + 1} (step {self.step + 1}): the loss is NaN or infinite, "
-            f"first in {where}; generation {self.store.generation} of {self.store.path}, {self._where()}, is intact: "
-            "use a lower lr, or clip_norm"
-        )
-
-    def _where(self) -> str:
-        record = self.store.training
-        return (
-            "from before training"
-            if record is None or self.store.generation == self.began
-            else f"of step {record['step']}"
-        )
-
-    def _end_epoch(self, batches: int, rate: float, moved: tuple[int, int]) -> None:
-        sums, softmax = self.sums, self.options.loss != "mse"
-        found = None if self.validation is None else self._look(self.validation)
-        read, written = (after - before for after, before in zip(self.engine.moved, moved, strict=True))
-        self.history.append(
-            Epoch(
-                epoch=self.epoch + 1,
-                steps=batches,
-                samples=sums.samples,
-                loss=sums.loss / sums.samples,
-                accuracy=sums.correct / sums.samples if softmax else None,
-                validation_loss=None if found is None else found.loss / found.samples,
-                validation_accuracy=found.correct / found.samples if found and softmax else None,
-                learning_rate=rate,
-                seconds=sums.seconds,
-                bytes_read=read,
-                bytes_written=written,
-                volume=0,  # one owner holds all parts
-                edges=self.store.edges,
-            )
-        )
-        self.epoch, self.position, self.sums = self.epoch + 1, 0, Sums()
-        loss = self.history[-1].validation_loss if found else self.history[-1].loss
-        better = loss is not None and loss < self.best[0]
-        due = self._is_due() or self.epoch == self.options.epochs or self._impatient()
-        if better and loss is not None:
-            due = due or self.options.patience is not None
-            self.best = (loss, self.epoch - 1, self.store.generation + 1 if due else -1)
-        if due:
-            self._checkpoint()
-
-    def _look(self, samples: Samples) -> Sums:
-        sums = Sums()
-        with closing(samples.stream.batches(0)) as stream:
-            for batch in stream:
-                targets = samples.of(batch.samples)
-                watch = _Watch(self.options.loss_function(), self.store.activations[-1], targets, sums)
-                try:
-                    self.engine.outputs(batch.rows, watch)
-                except FloatingPointError:
-                    raise self._not_finite(batch) from None
-        return sums
-
-    # -- checkpoints
-
-    def _is_due(self) -> bool:
-        count, unit = self.every.count, self.every.unit
-        if unit == "seconds":
-            return perf_counter() - self.saved >= count
-        return self.step % count == 0 if unit == "steps" else self.position == 0 and self.epoch % count == 0
-
-    def _record(self) -> dict[str, Any]:
-        loss, epoch, generation = self.best
-        return {
-            "options": self.options.as_dict(),
-            "plan": self.plan.settings.as_dict(),
-            "step": self.step,
-            "epoch": self.epoch,
-            "position": self.position,
-            "sums": {
-                "loss": self.sums.loss,
-                "correct": self.sums.correct,
-                "samples": self.sums.samples,
-                "seconds": self.sums.seconds,
-            },
-            "samples": self.train.count,
-            "began": self.began,
-            "best": {"loss": loss if math.isfinite(loss) else None, "epoch": epoch, "generation": generation},
-            "history": History(tuple(self.history)).as_dict()["epochs"],
-        }
-
-    def _checkpoint(self) -> None:
-        extra = [f"{kind}_{moment}" for moment in self.options.rule().moments for kind in ("data", "bias")]
-        self.store = commit(
-            self.store,
-            self.engine.values,
-            extra=extra,
-            training=self._record(),
-            keep=self.keep,
-            protect={self.began, self.best[2]},
-        )
-        self.saved = perf_counter()
-
-    def _return_to_best(self) -> None:
-        """Make the best epoch's weights those of the store again, where training was to stop early."""
-        _, _, generation = self.best
-        if self.options.patience is None or generation < 0 or generation == self.store.generation:
-            return
-        best = open_store(self.store.path, generation)
-        if best.manifest.windows == self.store.manifest.windows:
-            return
-        with changing(self.store):
-            self.store = replace_manifest(
-                self.store,
-                best.manifest.windows,
-                training=self._record(),
-                keep=self.keep,
-                protect={self.began, generation},
-            )
-
-
-def _taken_over(
-    record: dict[str, Any], sizes: TrainingSizes, budget: int, reserved: int, held: int, store: Store
-) -> TrainingPlan:
-    """The plan of the checkpoint's run, where the budget holds it: another might give other bits."""
-    settings = TrainingSettings.from_dict(record["plan"])
-    if not check_slabs(settings, len(store)):
-        raise InputError(f"{store.path}: its checkpoint's plan is of another network: train without resume")
-    need = projected_training(sizes, settings, reserved=reserved, input_bytes=held)
-    if need > budget:
-        raise MemoryBudgetError(
-            f"a memory budget of {host.format_bytes(budget)} cannot work: the plan of the checkpoint in {store.path} needs "
-            f"{host.format_bytes(need)}; allow that, or train without resume",
-            need,
-        )
-    return TrainingPlan(settings, int(record["options"]["batch_size"]), budget, need, need, 0.0, 0, 0)
-
-
-def _key(seed: int, step: int) -> int:
-    """Of what a step draws."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "little")
+        finally:
+            run.close()

@@ -16,6 +16,9 @@ from dasksdnn.training.losses import LOSSES, Loss
 from dasksdnn.training.optimizers import is_real, make_rule
 from dasksdnn.training.schedules import Schedule
 
+#: How patterns change.
+METHODS = ("magnitude", "set", "rigl")
+
 _EVERY = re.compile(r"(\d+)\s*(epochs?|steps?|min|minutes?|s|seconds?)?")
 
 
@@ -40,6 +43,16 @@ class Options:
         Training ends after so many epochs without a lower loss (of validation, where there is one).
     shuffle_buffer : int or None
         Samples that are shuffled together.
+    evolve : str or None
+        "magnitude", "set" or "rigl": how the pattern changes between epochs (see `training.rewriting.evolve`).
+    evolve_every : int
+        Epochs from one change to the next; none after three quarters of the epochs.
+    drop : float
+        Share of each row's weights that "set" and "rigl" replace at first; it falls along a cosine.
+    target_density : float or None
+        What "magnitude" prunes each layer but the last to.
+    new_communication : bool
+        Edges may grow where a part has to receive what it did not before.
     """
 
     epochs: int = 5
@@ -57,9 +70,15 @@ class Options:
     patience: int | None = None
     seed: int = 0
     shuffle_buffer: int | None = None
+    evolve: str | None = None
+    evolve_every: int = 1
+    drop: float = 0.3
+    target_density: float | None = None
+    new_communication: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("patience", 1), ("shuffle_buffer", 1)):
+        whole = {"epochs": 1, "batch_size": 1, "seed": 0, "patience": 1, "shuffle_buffer": 1, "evolve_every": 1}
+        for name, least in whole.items():
             value = getattr(self, name)
             if value is None and name in ("patience", "shuffle_buffer"):
                 continue
@@ -73,9 +92,29 @@ class Options:
             raise InputError(f"clip_norm is {self.clip_norm!r}: it must be positive, or left out")
         if not isinstance(self.nesterov, bool | np.bool_):
             raise InputError(f"nesterov is {self.nesterov!r}: it must be True or False")
+        self._check_evolution()
         self.rule()
         self._plain()
         self.rates()
+
+    def _check_evolution(self) -> None:
+        if self.evolve is not None and self.evolve not in METHODS:
+            raise InputError(f"evolve {self.evolve!r}: use one of {', '.join(METHODS)}")
+        if not (is_real(self.drop) and 0 < self.drop < 1):
+            raise InputError(f"drop is {self.drop!r}: it must be a share between 0 and 1")
+        if (self.evolve == "magnitude") != (self.target_density is not None):
+            raise InputError("target_density goes with evolve 'magnitude', and with that alone: give both, or neither")
+        if self.target_density is not None and not (is_real(self.target_density) and 0 < self.target_density <= 1):
+            raise InputError(f"target_density is {self.target_density!r}: it must be a share from 0 to 1")
+
+    @property
+    def last_change(self) -> int:
+        """Epochs behind which the pattern does not change any more."""
+        return self.epochs * 3 // 4
+
+    def changes_after(self, epoch: int) -> bool:
+        """Whether the pattern changes after so many epochs."""
+        return self.evolve is not None and 0 < epoch <= self.last_change and epoch % self.evolve_every == 0
 
     def _plain(self) -> None:
         """Make NumPy's numbers Python's, which JSON can keep."""
@@ -117,7 +156,7 @@ class Options:
             Names the first option that differs.
         """
         theirs = {**asdict(Options()), **record}
-        same = replace(self, epochs=theirs["epochs"]) if self.schedule != "cosine" else self
+        same = replace(self, epochs=theirs["epochs"]) if self.schedule != "cosine" and not self.evolve else self
         for name, value in asdict(same).items():
             if theirs[name] != value:
                 raise InputError(

@@ -205,3 +205,34 @@ def test_values_as_targets(tmp_path, task, loss):
     history = sdnn.train(store, x, t, loss=loss, epochs=30, lr=0.01)
     assert history.epochs[-1].loss < history.epochs[0].loss / 2
     assert (history.epochs[-1].accuracy is None) == (loss == "mse")
+
+
+@pytest.mark.parametrize(
+    "evolve",
+    [{"evolve": "set"}, {"evolve": "rigl", "new_communication": False}, {"evolve": "magnitude", "target_density": 0.2}],
+)
+def test_the_pattern_changes_between_epochs_and_a_killed_run_goes_on(tmp_path, task, evolve):
+    how = {"epochs": 12, "batch_size": 64, "lr": 0.02, "evolve_every": 2, **evolve}
+    net, partition = network(), random_partition(network(), 3)
+    right = sdnn.save(net, tmp_path / "right.zarr", partition=partition)
+    history = sdnn.train(right, *task, **how)
+    assert [change["epoch"] for change in history.changes] == [2, 4, 6, 8]
+    edges = [e.edges for e in history.epochs]
+    assert edges[0] == net.edges
+    after = sdnn.open_store(right.path)
+    assert edges[-1] == after.edges == sum(layer.edges for layer in after.network)
+    assert (edges[-1] < edges[0]) == ("magnitude" in evolve.values())
+    if "magnitude" in evolve.values():
+        assert [round(layer.edges / np.prod(layer.weights.shape), 1) for layer in after.network] == [0.2, 0.2, 1.0]
+    assert sdnn.verify(right.path) == []
+    if evolve.get("new_communication") is False:
+        assert after.comm_plan().volume <= right.comm_plan().volume
+    code = KILLED % ", ".join(f"{name}={value!r}" for name, value in how.items())
+    np.save(tmp_path / "x.npy", task[0])
+    np.save(tmp_path / "y.npy", task[1])
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=partition)
+    for kill in (11, 20, -1):
+        arguments = [str(store.path), "7 steps", str(kill), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == (0 if kill < 0 else -9), done.stderr
+    assert same(sdnn.open_store(right.path), sdnn.open_store(store.path))

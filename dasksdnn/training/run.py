@@ -1,0 +1,464 @@
+"""One run of training: epochs, steps, changes of the pattern and checkpoints, and how far it is.
+
+All that is drawn depends on the seed and on counters (epoch, step), so a checkpoint needs no random state but these: a run
+that was killed and goes on ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from dasksdnn import config, host
+from dasksdnn.engines.inference import DEFAULT_SHARE, check_threads
+from dasksdnn.engines.loading import positions_dtype, sizes_of
+from dasksdnn.engines.probing import Probe
+from dasksdnn.engines.trainer import Trainer, prepare
+from dasksdnn.errors import InputError, MemoryBudgetError, TrainingError
+from dasksdnn.events import Listener, Progress
+from dasksdnn.network import Activation, Array
+from dasksdnn.plan.training import (
+    TrainingPlan,
+    TrainingSettings,
+    TrainingSizes,
+    check_slabs,
+    plan_training,
+    projected_training,
+)
+from dasksdnn.sources.datasets import as_dataset, check_features
+from dasksdnn.store.checkpoints import changing, commit, replace_manifest
+from dasksdnn.store.reader import Store, open_store
+from dasksdnn.training.evolution import drop_share, target_density
+from dasksdnn.training.history import Epoch, History
+from dasksdnn.training.losses import Loss
+from dasksdnn.training.optimizers import clip_factor, with_rate
+from dasksdnn.training.options import Every, Options
+from dasksdnn.training.rewriting import evolve
+from dasksdnn.training.stream import SampleStream
+from dasksdnn.training.targets import class_targets, value_targets
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A dataset, what its outputs should be, and the stream that reads both.
+
+    Attributes
+    ----------
+    dataset, targets : see `sources.datasets.Dataset` and `training.targets`
+    stream : SampleStream
+    """
+
+    dataset: Any
+    targets: Any
+    stream: SampleStream
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self.dataset.samples)
+
+    def of(self, samples: Array) -> Array:
+        """Targets of these samples."""
+        taken: Array = self.targets.take(samples)
+        return taken
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over the part of an epoch that is done."""
+
+    loss: float = 0.0
+    correct: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class _Watch:
+    """Takes the outputs of one batch: sums its loss, and writes the deltas."""
+
+    def __init__(self, loss: Loss, activation: Activation, targets: Array, sums: Sums) -> None:
+        self._loss, self._activation, self._targets, self._sums = loss, activation, targets, sums
+        self._weight = 1 / len(targets)
+
+    def __call__(self, y: Array, count: int, start: int, rows: Array, delta: Array | None) -> None:
+        targets = self._targets[start : start + count]
+        if delta is None:
+            loss, correct = self._loss.value(y, count, targets, rows, self._activation)
+        else:
+            loss, correct = self._loss.value_and_delta(y, count, targets, rows, self._activation, delta, self._weight)
+        if not math.isfinite(loss):
+            raise FloatingPointError
+        self._sums.loss += loss
+        self._sums.correct += correct
+        self._sums.samples += count
+
+
+@dataclass
+class Run:
+    """One run, and how far it is."""
+
+    store: Store
+    options: Options
+    every: Every
+    keep: int
+    resume: bool
+    listener: Listener
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    sums: Sums = field(default_factory=Sums)
+    history: list[Epoch] = field(default_factory=list)
+    began: int = 0
+    best: tuple[float, int, int] = (math.inf, -1, -1)  # loss, epoch, generation
+    train: Samples = field(init=False)
+    validation: Samples | None = field(init=False)
+    plan: TrainingPlan = field(init=False)
+    engine: Trainer | None = None
+    scratch: Any = None
+    changed: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    densities: list[float] = field(default_factory=list)
+    saved: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began = self.store.generation
+        record = self.store.training
+        self.found = record if self.resume and record else None
+        if self.found is None:
+            self.densities = _densities(self.store)
+            return
+        if not isinstance(self.found.get("options"), dict):
+            raise InputError(f"{self.store.path}: its checkpoint is of another kind of training: train without resume")
+        self.options.check_same(self.found["options"], str(self.store.path))
+        self.step, self.epoch, self.position = (int(self.found[n]) for n in ("step", "epoch", "position"))
+        self.sums = Sums(**self.found["sums"])
+        self.history = [Epoch(**record) for record in self.found["history"]]
+        self.began, self.changed = int(self.found["began"]), int(self.found["changed"])
+        self.changes, self.densities = self.found["changes"], self.found["densities"]
+        best = self.found["best"]
+        self.best = (math.inf if best["loss"] is None else best["loss"], best["epoch"], best["generation"])
+
+    # -- getting ready
+
+    def samples(self, x: Any, y: Any, what: str) -> Samples:
+        """Check samples and targets."""
+        dataset = as_dataset(x)
+        check_features(dataset, self.store.widths[0])
+        count, outputs = int(dataset.samples), self.store.widths[-1]
+        if count < 1:
+            raise InputError(f"{what}: there are no samples to train on")
+        targets = (class_targets if self.options.loss == "softmax" else value_targets)(y, count, outputs)
+        stream = SampleStream(
+            dataset,
+            self.store.dtype,
+            self.options.batch_size,
+            self.options.seed,
+            self.options.shuffle_buffer,
+            shuffle=what == "x",
+        )
+        return Samples(dataset, targets, stream)
+
+    def prepare(self, train: Samples, validation: Samples | None, memory: Any, threads: int | None) -> None:
+        """Compile, and choose how to run; or take over how the checkpoint's run was."""
+        self.train, self.validation = train, validation
+        if self.found is not None and self.found["samples"] != train.count:
+            raise InputError(
+                f"{self.store.path}: its checkpoint was trained on {self.found['samples']:,} samples, not {train.count:,}: "
+                "give the same to resume, or train without resume to begin anew"
+            )
+        prepare(self.store, self.listener)
+        named = host.parse_bytes(memory if memory is not None else config.get("memory"))
+        reserved = host.resident()
+        budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
+        moments = self.options.rule().moments
+        sizes = TrainingSizes(
+            sizes_of(self.store),
+            positions_dtype(self.store).itemsize,
+            len(moments),
+            max(w.arrays["data"].nbytes for w in self.store.manifest.windows),
+            self.options.dropout > 0,
+            self.options.clip_norm is not None,
+        )
+        batch = min(self.options.batch_size, train.count)
+        held = sum(s.stream.nbytes + s.targets.nbytes for s in (train, validation) if s)
+        held += 2 * batch * self.store.widths[0] * self.store.dtype.itemsize
+        count = check_threads(threads)
+        if self.found is None:
+            self.plan = plan_training(sizes, batch, budget, reserved=reserved, threads=count, input_bytes=held)
+            return
+        self.plan = _taken_over(self.found, sizes, budget, reserved, held, self.store)
+
+    def start(self, restore: bool = False) -> None:
+        """Get the engine ready."""
+        self.engine = Trainer(
+            self.store,
+            self.plan.settings,
+            self.options.rule().moments,
+            dropout=self.options.dropout,
+            restore=restore or self.found is not None,
+            scratch=self.scratch,
+            listener=self.listener,
+        )
+
+    @property
+    def trainer(self) -> Trainer:
+        """The engine, which is ready."""
+        assert self.engine is not None
+        return self.engine
+
+    def close(self) -> None:
+        """Give the engine's memory and scratch back."""
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+    # -- training
+
+    def go(self) -> History:
+        """All epochs that are left."""
+        try:
+            self.saved = perf_counter()
+            while self.epoch < self.options.epochs and not self._impatient():
+                if self.options.changes_after(self.epoch) and self.position == 0 and self.changed < self.epoch:
+                    self._change_pattern()
+                self._one_epoch()
+            self._return_to_best()
+        except KeyboardInterrupt as stop:
+            stop.add_note(
+                f"the last checkpoint is generation {self.store.generation}, {self._where()}; --resume goes on from it"
+            )
+            raise
+        return History(tuple(self.history), self.plan.as_dict(), tuple(self.changes))
+
+    def _impatient(self) -> bool:
+        patience = self.options.patience
+        return patience is not None and bool(self.history) and self.epoch - 1 - self.best[1] >= patience
+
+    def _one_epoch(self) -> None:
+        batches = -(-self.train.count // self.options.batch_size)
+        moved, begun = self.trainer.moved, perf_counter() - self.sums.seconds
+        rate = 0.0
+        with closing(self.train.stream.batches(self.epoch, self.position)) as stream:
+            for batch in stream:
+                rate = self._step(batch, batches)
+                self.position += 1
+                self.sums.seconds = perf_counter() - begun
+                done = self.epoch * self.train.count + self.sums.samples
+                self.listener(Progress("train", done, self.options.epochs * self.train.count, "samples"))
+                if self.position < batches and self._is_due():
+                    self._checkpoint()
+        self._end_epoch(batches, rate or self._rate(batches), moved)
+
+    def _step(self, batch: Any, batches: int) -> float:
+        self.step += 1
+        rate, options = self._rate(batches), self.options
+        watch = _Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), self.sums)
+        clip = None if options.clip_norm is None else partial(clip_factor, most=options.clip_norm)
+        rule = with_rate(options.rule(), rate)
+        try:
+            self.trainer.step(batch.rows, watch, rule, self.step, _key(options.seed, self.step), clip)
+        except FloatingPointError:
+            self.step -= 1
+            raise self._not_finite(batch) from None
+        return rate
+
+    def _rate(self, batches: int) -> float:
+        return self.options.rates().rate(self.options.lr, max(1, self.step), batches, batches * self.options.epochs)
+
+    def _not_finite(self, batch: Any) -> TrainingError:
+        layer = self.trainer.faulty_layer(len(batch.samples))
+        where = "the loss itself" if layer is None else f"layer {layer}'s outputs"
+        return TrainingError(
+            f"epoch {self.epoch + 1}, batch {self.position + 1} (step {self.step + 1}): the loss is NaN or infinite, "
+            f"first in {where}; generation {self.store.generation} of {self.store.path}, {self._where()}, is intact: "
+            "use a lower lr, or clip_norm"
+        )
+
+    def _where(self) -> str:
+        record = self.store.training
+        return (
+            "from before training"
+            if record is None or self.store.generation == self.began
+            else f"of step {record['step']}"
+        )
+
+    def _end_epoch(self, batches: int, rate: float, moved: tuple[int, int]) -> None:
+        sums, softmax = self.sums, self.options.loss != "mse"
+        found = None if self.validation is None else self._look(self.validation)
+        read, written = (after - before for after, before in zip(self.trainer.moved, moved, strict=True))
+        self.history.append(
+            Epoch(
+                epoch=self.epoch + 1,
+                steps=batches,
+                samples=sums.samples,
+                loss=sums.loss / sums.samples,
+                accuracy=sums.correct / sums.samples if softmax else None,
+                validation_loss=None if found is None else found.loss / found.samples,
+                validation_accuracy=found.correct / found.samples if found and softmax else None,
+                learning_rate=rate,
+                seconds=sums.seconds,
+                bytes_read=read,
+                bytes_written=written,
+                volume=0,  # one owner holds all parts
+                edges=self.store.edges,
+            )
+        )
+        self.epoch, self.position, self.sums = self.epoch + 1, 0, Sums()
+        loss = self.history[-1].validation_loss if found else self.history[-1].loss
+        better = loss is not None and loss < self.best[0]
+        due = self._is_due() or self.epoch == self.options.epochs or self._impatient()
+        if better and loss is not None:
+            due = due or self.options.patience is not None
+            self.best = (loss, self.epoch - 1, self.store.generation + 1 if due else -1)
+        if due:
+            self._checkpoint()
+
+    def _look(self, samples: Samples) -> Sums:
+        sums = Sums()
+        with closing(samples.stream.batches(0)) as stream:
+            for batch in stream:
+                targets = samples.of(batch.samples)
+                watch = _Watch(self.options.loss_function(), self.store.activations[-1], targets, sums)
+                try:
+                    self.trainer.outputs(batch.rows, watch)
+                except FloatingPointError:
+                    raise self._not_finite(batch) from None
+        return sums
+
+    # -- the pattern
+
+    def _change_pattern(self) -> None:
+        """Change the pattern in the store, which must hold all that was trained, and load it anew."""
+        if (self.store.training or {}).get("step") != self.step:
+            self._checkpoint()
+        options = self.options
+        with ExitStack() as held:
+            gradient = None
+            if options.evolve == "rigl":
+                probe = self._probe()
+                held.callback(probe.close)
+                gradient = probe.gradient
+            self.close()  # its memory is needed
+            self.changed = self.epoch
+            self.store, found = evolve(
+                self.store,
+                str(options.evolve),
+                epoch=self.epoch,
+                seed=options.seed,
+                share=drop_share(options.drop, self.epoch, options.last_change + 1),
+                target=None if options.target_density is None else self._targets(options.target_density),
+                new_communication=options.new_communication,
+                gradient=gradient,
+                keep=self.keep,
+                protect={self.began, self.best[2]},
+                training=self._record(),
+                listener=self.listener,
+            )
+        self.changes.append({"epoch": self.epoch, **found.as_dict()})
+        self.start(restore=True)
+
+    def _probe(self) -> Probe:
+        """Activations and deltas of a batch that the next epoch begins with."""
+        with closing(self.train.stream.batches(self.epoch)) as stream:
+            batch = next(stream)
+        watch = _Watch(self.options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), Sums())
+        return self.trainer.probe(batch.rows, watch)
+
+    def _targets(self, end: float) -> list[float]:
+        """The density of each layer behind this change: the last layer's stays."""
+        options = self.options
+        *inner, last = self.densities
+        first, final = options.evolve_every, options.last_change // options.evolve_every * options.evolve_every
+        return [*(target_density(d, end, self.epoch, first - 1, final) if d > end else d for d in inner), last]
+
+    # -- checkpoints
+
+    def _is_due(self) -> bool:
+        count, unit = self.every.count, self.every.unit
+        if unit == "seconds":
+            return perf_counter() - self.saved >= count
+        return self.step % count == 0 if unit == "steps" else self.position == 0 and self.epoch % count == 0
+
+    def _record(self) -> dict[str, Any]:
+        loss, epoch, generation = self.best
+        return {
+            "options": self.options.as_dict(),
+            "plan": self.plan.settings.as_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+            "sums": {
+                "loss": self.sums.loss,
+                "correct": self.sums.correct,
+                "samples": self.sums.samples,
+                "seconds": self.sums.seconds,
+            },
+            "samples": self.train.count,
+            "began": self.began,
+            "changed": self.changed,
+            "changes": self.changes,
+            "densities": self.densities,
+            "best": {"loss": loss if math.isfinite(loss) else None, "epoch": epoch, "generation": generation},
+            "history": History(tuple(self.history)).as_dict()["epochs"],
+        }
+
+    def _checkpoint(self) -> None:
+        extra = [f"{kind}_{moment}" for moment in self.options.rule().moments for kind in ("data", "bias")]
+        self.store = commit(
+            self.store,
+            self.trainer.values,
+            extra=extra,
+            training=self._record(),
+            keep=self.keep,
+            protect={self.began, self.best[2]},
+        )
+        self.saved = perf_counter()
+
+    def _return_to_best(self) -> None:
+        """Make the best epoch's weights those of the store again, where training was to stop early."""
+        _, _, generation = self.best
+        if self.options.patience is None or generation < 0 or generation == self.store.generation:
+            return
+        best = open_store(self.store.path, generation)
+        if best.manifest.windows == self.store.manifest.windows:
+            return
+        with changing(self.store):
+            self.store = replace_manifest(
+                self.store,
+                best.manifest.windows,
+                training=self._record(),
+                keep=self.keep,
+                protect={self.began, generation},
+            )
+
+
+def _taken_over(
+    record: dict[str, Any], sizes: TrainingSizes, budget: int, reserved: int, held: int, store: Store
+) -> TrainingPlan:
+    """The plan of the checkpoint's run, where the budget holds it: another might give other bits."""
+    settings = TrainingSettings.from_dict(record["plan"])
+    if not check_slabs(settings, len(store)):
+        raise InputError(f"{store.path}: its checkpoint's plan is of another network: train without resume")
+    need = projected_training(sizes, settings, reserved=reserved, input_bytes=held)
+    if need > budget:
+        raise MemoryBudgetError(
+            f"a memory budget of {host.format_bytes(budget)} cannot work: the plan of the checkpoint in {store.path} needs "
+            f"{host.format_bytes(need)}; allow that, or train without resume",
+            need,
+        )
+    return TrainingPlan(settings, int(record["options"]["batch_size"]), budget, need, need, 0.0, 0, 0)
+
+
+def _densities(store: Store) -> list[float]:
+    edges = store.block_nonzeros().sum(axis=1).tolist()
+    return [n / (a * b) for n, a, b in zip(edges, store.widths[:-1], store.widths[1:], strict=True)]
+
+
+def _key(seed: int, step: int) -> int:
+    """Of what a step draws."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "little")
