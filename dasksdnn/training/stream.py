@@ -4,12 +4,14 @@
     buffer       shuffled within          one is used while the next is read
     batches      cut from the stream of buffers, across their ends
 
+A dataset of one buffer is read in one piece, which for an array in memory is no copy at all.
+
 Every sample comes once an epoch. The order depends on (seed, epoch) and on how the blocks and buffers are cut, never on time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +20,15 @@ import numpy as np
 import scipy.sparse
 
 from dasksdnn.network import Array
-from dasksdnn.sources.blocks import Dataset, check_finite
+from dasksdnn.sources.blocks import Dataset, SparseRows, check_finite
 
 #: Bytes of samples, as the source has them, that are shuffled together.
 BUFFER_BYTES = 64 << 20
 #: Blocks of a buffer, at the least, where there are several buffers.
 BLOCKS = 8
 
+#: Bytes of a sample's number, and of its place in the shuffled order; while they are drawn, of one more.
+_NUMBERS, _DRAWING = 16, 24
 _BLOCKS, _SAMPLES = range(2)
 
 
@@ -62,23 +66,47 @@ class SampleStream:
         shuffle: bool = True,
     ) -> None:
         self._dataset, self._dtype, self._batch, self._seed, self._shuffle = dataset, dtype, batch, seed, shuffle
+        # What each row takes where all take the same, 0 for sparse ones.
+        self._row = 0 if isinstance(dataset, SparseRows) else int(getattr(dataset, "row_bytes", 0))
         samples = max(1, dataset.samples)
-        each = max(1, dataset.block_bytes(min(samples, 1024)) // min(samples, 1024))
+        some = min(samples, 1024)
+        each = _NUMBERS + (self._row or dataset.block_bytes(some) // some)
         self._buffer = min(samples, buffer or max(1, BUFFER_BYTES // each))
         several = self._buffer < samples
-        self._block = min(dataset.block, max(1, self._buffer // BLOCKS) if several else samples)
+        self._block = min(dataset.block, max(1, self._buffer // BLOCKS)) if several else samples
+        self._each = self._buffer // self._block  # blocks of a buffer
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held at most: two buffers, a block being read, and a batch of each kind."""
-        held = min(self._buffer, self._dataset.samples)
-        buffers = 2 if held < self._dataset.samples else 1
-        row = max(1, self._dataset.block_bytes(held) // max(1, held))
-        return (
-            (buffers + 1) * held * row
-            + self._dataset.block_bytes(min(self._block, held))
-            + 2 * self._batch * (row + self._dataset.features * self._dtype.itemsize)
-        )
+        """Bytes that are held at most.
+
+        A buffer in use, while the blocks of the next one are read and joined; and two batches, as gathered and as given.
+        """
+        data, rows = self._dataset, self._buffer
+        batch = min(self._batch, max(1, data.samples))
+        held, buffers = self._source(rows), -(-batch // rows)
+        if rows < data.samples:
+            reading = 3 * held + data.block_bytes(self._block) + rows * (_NUMBERS + _DRAWING)
+            # A batch may need all of another buffer, or of several.
+            reading += (batch > rows - self._block) * buffers * (held + rows * _NUMBERS)
+        else:
+            reading = data.block_bytes(rows) + rows * _DRAWING
+        gathered = min(batch * (self._row or data.block_bytes(1)), (buffers + 1) * held)
+        return reading + 2 * (gathered + self._given(batch, gathered)) + batch * _DRAWING
+
+    def _source(self, samples: int) -> int:
+        """Bytes of whole blocks of so many samples, as the source has them, whichever they are."""
+        if self._row:
+            return samples * self._row
+        each = self._dataset.block_bytes
+        return min(samples * each(1), -(-samples // self._block) * each(self._block))
+
+    def _given(self, batch: int, gathered: int) -> int:
+        """Bytes of a batch in the stream's dtype."""
+        if self._row:
+            return batch * self._dataset.features * self._dtype.itemsize
+        source = getattr(self._dataset, "dtype", self._dtype).itemsize
+        return max(gathered, gathered * (self._dtype.itemsize + 4) // (source + 4))  # an entry and its column
 
     def batches(self, epoch: int, skip: int = 0) -> Generator[Batch, None, None]:
         """Give the batches of an epoch, but for the first `skip`, of which nothing is read but where a buffer is shared.
@@ -88,9 +116,9 @@ class SampleStream:
         InputError
             The dataset cannot be read, or a value is not finite; names the sample.
         """
-        runs = self._runs(epoch)
-        starts = np.concatenate([[0], np.cumsum([sum(b - a for a, b in run) for run in runs])])
-        at, total = skip * self._batch, int(starts[-1])
+        blocks = self._blocks(epoch)
+        starts = self._starts(blocks)
+        at, total, buffers = skip * self._batch, int(starts[-1]), len(starts) - 1
         number = int(np.searchsorted(starts, at, "right")) - 1
         held: list[tuple[Array, Any]] = []
         with ThreadPoolExecutor(1, "sdnn-samples") as pool:
@@ -99,13 +127,17 @@ class SampleStream:
                 while at < total:
                     want = min(self._batch, total - at)
                     while sum(ids.size for ids, _ in held) < want:
-                        ids, rows = (ahead or pool.submit(self._read, runs, epoch, number)).result()
+                        ids, rows = (ahead or pool.submit(self._read, blocks, epoch, number)).result()
+                        ahead = None
                         offset = max(0, at + sum(i.size for i, _ in held) - int(starts[number]))
                         held.append((ids[offset:], _Rows(rows, offset)))
                         number += 1
-                        ahead = pool.submit(self._read, runs, epoch, number) if number < len(runs) else None
-                    yield self._cut(held, want)
                     at += want
+                    batch = self._cut(held, want)
+                    # Not before: what the batch has used up of the last buffer is free only now.
+                    if ahead is None and number < buffers:
+                        ahead = pool.submit(self._read, blocks, epoch, number)
+                    yield batch
             finally:
                 if ahead is not None:
                     ahead.cancel()
@@ -131,46 +163,41 @@ class SampleStream:
         return Batch(samples, self._checked(whole, samples))
 
     def _checked(self, rows: Any, samples: Array) -> Any:
-        with np.errstate(over="ignore"):
+        whole = rows.dtype.kind != "f"  # such values are finite in any dtype of a network
+        with np.errstate(over="ignore", invalid="ignore"):
             if scipy.sparse.issparse(rows):
                 rows = scipy.sparse.csr_array(rows, dtype=self._dtype)
             else:
                 rows = np.ascontiguousarray(rows, self._dtype)
-        values = rows.data if scipy.sparse.issparse(rows) else rows
-        if not np.isfinite(values.sum(dtype=np.float64)):
+            values = rows.data if scipy.sparse.issparse(rows) else rows
+            sound = whole or np.isfinite(values.sum(dtype=np.float64))
+        if not sound:
             for i, sample in enumerate(samples.tolist()):  # one of them is to be named
                 check_finite(rows[i : i + 1], self._dataset.name, sample)
         return rows
 
-    def _runs(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The blocks (start, stop) of each buffer."""
-        samples = self._dataset.samples
-        blocks = [(a, min(a + self._block, samples)) for a in range(0, samples, self._block)]
-        if self._shuffle:
-            order = np.random.default_rng([self._seed, epoch, _BLOCKS]).permutation(len(blocks))
-            blocks = [blocks[i] for i in order.tolist()]
-        return list(self._buffers(blocks))
-
-    def _buffers(self, blocks: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-        run: list[tuple[int, int]] = []
-        held = 0
-        for start, stop in blocks:
-            if run and held + stop - start > self._buffer:
-                yield run
-                run, held = [], 0
-            run.append((start, stop))
-            held += stop - start
-        if run:
-            yield run
-
-    def _read(self, runs: list[list[tuple[int, int]]], epoch: int, number: int) -> tuple[Array, Any]:
-        """One buffer, shuffled: numbers of its samples, and their rows in the source's own dtype."""
-        blocks = runs[number]
-        ids = np.concatenate([np.arange(a, b) for a, b in blocks])
-        order = np.random.default_rng([self._seed, epoch, _SAMPLES, number]).permutation(ids.size)
+    def _blocks(self, epoch: int) -> Array:
+        """Numbers of the blocks, in the order in which they are read."""
+        count = -(-self._dataset.samples // self._block)
         if not self._shuffle:
-            order = np.arange(ids.size)
-        read = [self._dataset.read(a, b) for a, b in blocks]
+            return np.arange(count)
+        return np.random.default_rng([self._seed, epoch, _BLOCKS]).permutation(count)
+
+    def _starts(self, blocks: Array) -> Array:
+        """Where in the epoch each buffer begins, and the last one ends."""
+        sizes = np.minimum(self._block, self._dataset.samples - blocks * self._block)
+        ends = np.cumsum(sizes)
+        return np.concatenate([[0], ends[self._each - 1 : -1 : self._each], ends[-1:]])
+
+    def _read(self, blocks: Array, epoch: int, number: int) -> tuple[Array, Any]:
+        """One buffer, shuffled: numbers of its samples, and their rows in the source's own dtype."""
+        starts = blocks[number * self._each : (number + 1) * self._each] * self._block
+        spans = [(a, min(a + self._block, self._dataset.samples)) for a in starts.tolist()]
+        ids = np.concatenate([np.arange(a, b) for a, b in spans])
+        order = np.arange(ids.size)
+        if self._shuffle:
+            np.random.default_rng([self._seed, epoch, _SAMPLES, number]).shuffle(order)
+        read = [self._dataset.read(a, b) for a, b in spans]
         if len(read) == 1:
             rows = read[0]
         elif scipy.sparse.issparse(read[0]):
