@@ -25,6 +25,11 @@ class Schedule:
     every : int
         Epochs.
     gamma, floor : float
+        From 0 to 1.
+
+    Raises
+    ------
+    InputError
     """
 
     name: str = "constant"
@@ -38,6 +43,11 @@ class Schedule:
             raise InputError(f"schedule {self.name!r}: use one of {', '.join(SCHEDULES)}")
         if isinstance(self.warmup, bool) or not isinstance(self.warmup, int) or self.warmup < 0:
             raise InputError(f"warmup is {self.warmup!r}: it must be a number of steps from 0 up")
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"every is {self.every!r}: it must be a number of epochs from 1 up")
+        for name in ("gamma", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}: it must be from 0 to 1")
 
     def rate(self, lr: float, step: int, batches: int, steps: int) -> float:
         """Give the rate of a step.
