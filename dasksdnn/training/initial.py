@@ -12,7 +12,7 @@ import scipy.sparse
 
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
-from dasksdnn.sources.checks import float_dtype, whole_number
+from dasksdnn.sources.checks import float_dtype, real_number, whole_number
 from dasksdnn.sources.draws import COLUMNS, VALUES, distinct_columns, regular_csr
 from dasksdnn.store.blocks import cut_part
 from dasksdnn.store.checkpoints import commit, writing
@@ -63,6 +63,8 @@ def draw_anew(store: Store, scheme: str = "he", seed: int = 0) -> Store:
     layer = lru_cache(1)(net.__getitem__)
 
     def values(window: Window, name: str) -> Array:
+        if name == "bias":
+            return np.zeros(window.arrays[name].shape, net.dtype)
         blocks = (
             cut_part(k, window.part, layer(k), store.order(k), store.order(k + 1))
             for k in range(window.first, window.last)
@@ -77,18 +79,15 @@ def _drawn(net: Network, scheme: str, seed: int, k: int) -> Layer:
     layer = net[k]
     weights = layer.weights
     rows = np.diff(weights.indptr)
-    variance = _he(rows, layer.activation)[_row_of(weights)]
-    if scheme == "glorot":
+    if scheme == "he":
+        deviation = np.repeat(np.sqrt(_he(rows, layer.activation)), rows)
+    else:
         columns = np.bincount(weights.indices, minlength=weights.shape[1])
-        variance = 2 / (rows[_row_of(weights)] + columns[weights.indices])
-    drawn = np.random.default_rng([seed, VALUES, k]).standard_normal(weights.nnz, np.float32)
-    values = (drawn * np.sqrt(variance)).astype(net.dtype)
+        deviation = np.sqrt(2 / (np.repeat(rows, rows) + columns[weights.indices]))
+    deviation *= np.random.default_rng([seed, VALUES, k]).standard_normal(weights.nnz, np.float32)
+    values = deviation.astype(net.dtype, copy=False)
     made = scipy.sparse.csr_array((values, weights.indices, weights.indptr), shape=weights.shape)
     return Layer(made, np.zeros(weights.shape[0], net.dtype), layer.activation, layer.name)
-
-
-def _row_of(weights: Any) -> Array:
-    return np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
 
 
 def _he(degrees: Array, activation: Activation) -> Array:
@@ -138,9 +137,9 @@ def random_sparse(
     sizes = tuple(whole_number(n, f"widths[{k}]") for k, n in enumerate(widths))
     layers = len(sizes) - 1
     given: Any = density if isinstance(density, list | tuple | np.ndarray) else [density] * layers
-    each = [float(d) for d in given]
+    each = [real_number(d, "density") for d in given]
     if len(each) != layers or not all(0 < d <= 1 for d in each):
-        raise InputError(f"density is {density}: give a share from 0 to 1, or one for each of {layers} layers")
+        raise InputError(f"density is {density}: give a share above 0, up to 1, or one for each of {layers} layers")
     kind = float_dtype(dtype)
     degrees = tuple(max(1, round(d * n)) for d, n in zip(each, sizes, strict=False))
     hidden, last = Activation.parse(activation), Activation.parse(output_activation)
