@@ -13,10 +13,9 @@ import scipy.sparse
 
 from dasksdnn.engines import inference
 from dasksdnn.engines.sinks import CHUNK_BYTES
-from dasksdnn.errors import StoreError
 from dasksdnn.events import Listener
 from dasksdnn.network import Array
-from dasksdnn.store.reader import Store, open_store
+from dasksdnn.store.reader import Store, reopen
 
 
 def lazy_infer(
@@ -77,12 +76,10 @@ _stores: dict[tuple[str, str], Store] = {}
 
 
 def _opened(path: str, digest: str) -> Store:
-    """The store of a path, opened once a process; refused where another has taken its place since the graph was built."""
+    """The store of a path as the graph was built for it, opened once a process; it must still be there."""
     store = _stores.get((path, digest))  # held here: another thread may clear them
     if store is None:
-        store = open_store(path)
-        if store.digest != digest:
-            raise StoreError(f"{path} has changed since the computation was set up: call infer again")
+        store = reopen(path, digest)
         _stores.clear()
         _stores[path, digest] = store
     return store
