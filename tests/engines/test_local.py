@@ -163,7 +163,7 @@ def test_a_lazy_result_of_a_store_that_was_replaced(tmp_path):
     net, other = random_net(12, layers=3), random_net(13, layers=2)
     lazy = sdnn.infer(sdnn.save(net, tmp_path / "net.zarr"), random_input(12, 10, net.widths[0]))
     sdnn.save(other, tmp_path / "net.zarr", overwrite=True)
-    with pytest.raises(sdnn.DaskSDNNError, match="has changed"):
+    with pytest.raises(sdnn.DaskSDNNError, match="was replaced"):
         lazy.compute()
 
 
