@@ -38,7 +38,7 @@ from dasksdnn.training.history import Epoch, History
 from dasksdnn.training.losses import Loss
 from dasksdnn.training.optimizers import clip_factor, with_rate
 from dasksdnn.training.options import Every, Options
-from dasksdnn.training.rewriting import evolve
+from dasksdnn.training.rewriting import evolve, with_attributes
 from dasksdnn.training.stream import SampleStream
 from dasksdnn.training.targets import class_targets, value_targets
 
@@ -429,7 +429,7 @@ class Run:
             return
         with changing(self.store):
             self.store = replace_manifest(
-                self.store,
+                with_attributes(self.store, best.manifest.attributes),
                 best.manifest.windows,
                 training=self._record(),
                 keep=self.keep,
