@@ -29,6 +29,8 @@ _HOME = {
     "Layer": "network",
     "Network": "network",
     "Partition": "partition.partition",
+    "SparseDNNClassifier": "estimator",
+    "SparseDNNRegressor": "estimator",
     "Store": "store.reader",
     "community": "sources.generators",
     "from_arrays": "sources.arrays",
@@ -52,6 +54,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from dasksdnn.engines.inference import infer, plan
     from dasksdnn.errors import DaskSDNNError
+    from dasksdnn.estimator import SparseDNNClassifier, SparseDNNRegressor
     from dasksdnn.network import Activation, Layer, Network
     from dasksdnn.partition.partition import Partition, partition
     from dasksdnn.sources.arrays import from_arrays

@@ -23,6 +23,7 @@ ROOMS = [
     "store",
     "engines",
     "training",
+    "fitting",
     "estimator",
     "bench",
     "diagnostics",

@@ -26,7 +26,7 @@ FAR = 256 << 20
 PARTS, PARTS_LAYERS, PARTS_PANELS = 8, 120, 64
 #: A network that is trained has so many layers at 1,024 neurons, fewer where they are wider.
 TRAINED_LAYERS = 12
-#: Shares of weights that are not there, at which dense weights may be the better choice.
+#: Shares of weights that are not there, at which dense weights without a mask take part, too.
 SPARSITIES = (0.95, 0.98, 0.99)
 #: Learning rate at which a step changes the weights by far more than rounding does.
 LR = 0.01

@@ -24,6 +24,8 @@ DELTA_PANELS, DROPPED_PANELS = 3, 2
 NEAR, WIDEST = 1 << 20, 256
 #: Assumed until they are measured: bytes a second from and to scratch.
 SCRATCH_RATE = 1.5e9
+#: Panels of outputs that a loss holds while it is computed.
+LOSS_PANELS = 4
 #: Writing an array of a checkpoint takes this many times its size.
 WRITING = 4
 
@@ -182,9 +184,7 @@ class TrainingPlan:
         return {**asdict(self), "strategy": self.strategy, "settings": self.settings.as_dict()}
 
 
-def projected_training(
-    sizes: TrainingSizes, settings: TrainingSettings, *, reserved: int, input_bytes: int, output_bytes: int = 0
-) -> int:
+def projected_training(sizes: TrainingSizes, settings: TrainingSettings, *, reserved: int, input_bytes: int) -> int:
     """Project the peak of training in bytes: loading, steps, and writing a checkpoint."""
     n, s = sizes.network, settings
     widest = max(n.widths)
@@ -196,7 +196,7 @@ def projected_training(
     passing = max(each[s.resident :], default=0)
     scratch = 0 if s.held else max(n.layer_edges) * n.itemsize
     loading = stay + 3 * max(each)
-    steps = stay + s.buffers * passing + tape + scratch + input_bytes + output_bytes
+    steps = stay + s.buffers * passing + tape + scratch + input_bytes + LOSS_PANELS * n.widths[-1] * s.tile * n.itemsize
     return reserved + SLACK + max(loading, steps + WRITING * sizes.largest)
 
 

@@ -46,7 +46,7 @@ class Epoch:
     edges: int
 
 
-_COLUMNS = ("epoch", "loss", "accuracy", "validation loss", "accuracy", "rate", "seconds", "edges")
+_COLUMNS = ("epoch", "loss", "accuracy", "validation loss", "validation accuracy", "rate", "seconds", "edges")
 
 
 @dataclass(frozen=True, slots=True)

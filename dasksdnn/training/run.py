@@ -152,7 +152,10 @@ class Run:
         count, outputs = int(dataset.samples), self.store.widths[-1]
         if count < 1:
             raise InputError(f"{what}: there are no samples to train on")
-        targets = (class_targets if self.options.loss == "softmax" else value_targets)(y, count, outputs)
+        if self.options.loss == "softmax":
+            targets = class_targets(y, count, outputs)
+        else:
+            targets = value_targets(y, count, outputs, shares=self.options.loss == "bce")
         stream = SampleStream(
             dataset,
             self.store.dtype,
