@@ -12,8 +12,9 @@ Every sample comes once an epoch. The order depends on (seed, epoch) and on how 
 from __future__ import annotations
 
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ BLOCKS = 8
 
 #: Bytes of a sample's number, and of its place in the shuffled order; while they are drawn, of one more.
 _NUMBERS, _DRAWING = 16, 24
-_BLOCKS, _SAMPLES = range(2)
+# The second word of each random stream's seed, as in sources/draws.py, so that none is that of another use.
+_BLOCKS, _SAMPLES = 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,12 @@ class SampleStream:
         each = _NUMBERS + (self._row or dataset.block_bytes(some) // some)
         self._buffer = min(samples, buffer or max(1, BUFFER_BYTES // each))
         several = self._buffer < samples
-        self._block = min(dataset.block, max(1, self._buffer // BLOCKS)) if several else samples
+        self._block = samples
+        if several:
+            # Pieces of the source's own blocks, equal ones where they can be: one that straddles two chunks decodes both.
+            least = -(-dataset.block // max(1, self._buffer // BLOCKS))
+            pieces = next((n for n in range(least, 2 * least) if dataset.block % n == 0), least)
+            self._block = -(-dataset.block // pieces)
         self._each = self._buffer // self._block  # blocks of a buffer
 
     @property
@@ -111,6 +118,8 @@ class SampleStream:
     def batches(self, epoch: int, skip: int = 0) -> Generator[Batch, None, None]:
         """Give the batches of an epoch, but for the first `skip`, of which nothing is read but where a buffer is shared.
 
+        Closing it ends its thread, as soon as the block that is being read is there.
+
         Raises
         ------
         InputError
@@ -121,13 +130,14 @@ class SampleStream:
         at, total, buffers = skip * self._batch, int(starts[-1]), len(starts) - 1
         number = int(np.searchsorted(starts, at, "right")) - 1
         held: list[tuple[Array, Any]] = []
+        stop = Event()
         with ThreadPoolExecutor(1, "sdnn-samples") as pool:
             ahead: Future[tuple[Array, Any]] | None = None
             try:
                 while at < total:
                     want = min(self._batch, total - at)
                     while sum(ids.size for ids, _ in held) < want:
-                        ids, rows = (ahead or pool.submit(self._read, blocks, epoch, number)).result()
+                        ids, rows = (ahead or pool.submit(self._read, blocks, epoch, number, stop)).result()
                         ahead = None
                         offset = max(0, at + sum(i.size for i, _ in held) - int(starts[number]))
                         held.append((ids[offset:], _Rows(rows, offset)))
@@ -136,11 +146,10 @@ class SampleStream:
                     batch = self._cut(held, want)
                     # Not before: what the batch has used up of the last buffer is free only now.
                     if ahead is None and number < buffers:
-                        ahead = pool.submit(self._read, blocks, epoch, number)
+                        ahead = pool.submit(self._read, blocks, epoch, number, stop)
                     yield batch
             finally:
-                if ahead is not None:
-                    ahead.cancel()
+                stop.set()
 
     def _cut(self, held: list[tuple[Array, Any]], want: int) -> Batch:
         """Take the next samples from the buffers that are held."""
@@ -181,7 +190,7 @@ class SampleStream:
         count = -(-self._dataset.samples // self._block)
         if not self._shuffle:
             return np.arange(count)
-        return np.random.default_rng([self._seed, epoch, _BLOCKS]).permutation(count)
+        return np.random.default_rng([self._seed, _BLOCKS, epoch]).permutation(count)
 
     def _starts(self, blocks: Array) -> Array:
         """Where in the epoch each buffer begins, and the last one ends."""
@@ -189,15 +198,19 @@ class SampleStream:
         ends = np.cumsum(sizes)
         return np.concatenate([[0], ends[self._each - 1 : -1 : self._each], ends[-1:]])
 
-    def _read(self, blocks: Array, epoch: int, number: int) -> tuple[Array, Any]:
+    def _read(self, blocks: Array, epoch: int, number: int, stop: Event) -> tuple[Array, Any]:
         """One buffer, shuffled: numbers of its samples, and their rows in the source's own dtype."""
         starts = blocks[number * self._each : (number + 1) * self._each] * self._block
         spans = [(a, min(a + self._block, self._dataset.samples)) for a in starts.tolist()]
         ids = np.concatenate([np.arange(a, b) for a, b in spans])
         order = np.arange(ids.size)
         if self._shuffle:
-            np.random.default_rng([self._seed, epoch, _SAMPLES, number]).shuffle(order)
-        read = [self._dataset.read(a, b) for a, b in spans]
+            np.random.default_rng([self._seed, _SAMPLES, epoch, number]).shuffle(order)
+        read = []
+        for a, b in spans:
+            if stop.is_set():
+                raise CancelledError
+            read.append(self._dataset.read(a, b))
         if len(read) == 1:
             rows = read[0]
         elif scipy.sparse.issparse(read[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 
 import dask.array
@@ -315,3 +316,36 @@ def test_the_buffer_is_of_a_size_in_bytes(monkeypatch):
         assert rows * (data.row_bytes + 16) <= most < (rows + 1) * (data.row_bytes + 16)
     whole = zarr.create_array({}, shape=(4000, 10), chunks=(4000, 10), dtype="f4")
     assert SampleStream(as_dataset(whole), F4, 8, 0)._buffer == 100_000 // 56  # chunks that are decoded do not count
+
+
+def test_leaving_waits_for_one_block_and_not_for_its_buffer():
+    data, leave = Recording(1000, block=10), threading.Event()
+    plain, begun = data.read, threading.Semaphore(0)
+
+    def waiting(start, stop):
+        begun.release()
+        assert leave.wait(60)
+        return plain(start, stop)
+
+    batches = SampleStream(data, F4, 100, 0, 100).batches(0)
+    next(batches)
+    while len(data.spans) < 20:
+        time.sleep(0.001)
+    data.read = waiting
+    next(batches)  # the second buffer, which is there; the third is being read from now on
+    assert begun.acquire(timeout=60)
+    before = len(data.spans)
+    threading.Timer(0.05, leave.set).start()
+    batches.close()
+    assert len(data.spans) == before + 1
+    assert readers() == []
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"), [(10, 10), (100, 10), (96, 12), (30, 10), (12, 12), (13, 7), (1, 1), (17, 9)]
+)
+def test_pieces_are_equal_parts_of_the_sources_blocks(chunk, expected):
+    """Of chunks of 96 samples, pieces of 12 each lie within one; a buffer of 100 holds at least eight."""
+    data = Recording(1000, block=chunk)
+    assert sum(b.samples.size for b in SampleStream(data, F4, 64, 0, 100).batches(0)) == 1000
+    assert max(b - a for a, b in data.spans) == expected <= 100 // 8
