@@ -1,4 +1,8 @@
-"""First weights for networks to be trained: drawn for each row by its own number of stored weights."""
+"""First weights for networks to be trained: drawn for each row by its own number of stored weights.
+
+A weight's draw is a hash of (seed, layer, row, column), not the next number of a stream: it is the same whatever else is
+stored, and however the network is cut, ordered or loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+from scipy.special import ndtri
 
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.sources.checks import float_dtype, real_number, whole_number
-from dasksdnn.sources.draws import COLUMNS, VALUES, distinct_columns, regular_csr
+from dasksdnn.sources.draws import COLUMNS, VALUES, regular_csr
 from dasksdnn.store.blocks import cut_part
 from dasksdnn.store.checkpoints import commit, writing
 from dasksdnn.store.manifest import Window
@@ -21,10 +26,12 @@ from dasksdnn.store.reader import Store
 
 #: Schemes, by name.
 SCHEMES = ("he", "glorot")
+#: Entries that are drawn at once.
+_SLAB = 1 << 20
 
 
-def initialise(net: Network, scheme: str = "he", seed: int = 0) -> Network:
-    """Draw a network's weights anew, on its pattern; biases become zero.
+def initialise(net: Network, scheme: str = "he", seed: int = 0, bias: float = 0.0) -> Network:
+    """Draw a network's weights anew, on its pattern.
 
     Parameters
     ----------
@@ -34,7 +41,9 @@ def initialise(net: Network, scheme: str = "he", seed: int = 0) -> Network:
         slope a; He et al., arXiv 1502.01852). Glorot: 2 / (n + m) for an entry of a row of n and a column of m (Glorot
         and Bengio, AISTATS 2010).
     seed : int
-        Each layer has its own stream.
+        A weight depends on it, on its layer, row and column, and on the degrees of those two alone.
+    bias : float
+        Of every neuron.
 
     Returns
     -------
@@ -44,10 +53,11 @@ def initialise(net: Network, scheme: str = "he", seed: int = 0) -> Network:
     Raises
     ------
     InputError
+        For an argument that is not usable.
     """
     if scheme not in SCHEMES:
         raise InputError(f"initial weights {scheme!r}: use one of {', '.join(SCHEMES)}")
-    load = partial(_drawn, net, scheme, whole_number(seed, "seed", 0))
+    load = partial(_drawn, net, scheme, whole_number(seed, "seed", 0), real_number(bias, "bias"))
     return Network(net.widths, load, net.dtype, net.name, net._edges)
 
 
@@ -75,19 +85,53 @@ def draw_anew(store: Store, scheme: str = "he", seed: int = 0) -> Store:
         return commit(store, values, protect={store.generation})
 
 
-def _drawn(net: Network, scheme: str, seed: int, k: int) -> Layer:
+def _drawn(net: Network, scheme: str, seed: int, bias: float, k: int) -> Layer:
     layer = net[k]
     weights = layer.weights
-    rows = np.diff(weights.indptr)
-    if scheme == "he":
-        deviation = np.repeat(np.sqrt(_he(rows, layer.activation)), rows)
-    else:
-        columns = np.bincount(weights.indices, minlength=weights.shape[1])
-        deviation = np.sqrt(2 / (np.repeat(rows, rows) + columns[weights.indices]))
-    deviation *= np.random.default_rng([seed, VALUES, k]).standard_normal(weights.nnz, np.float32)
-    values = deviation.astype(net.dtype, copy=False)
+    degrees = np.diff(weights.indptr)
+    columns = np.bincount(weights.indices, minlength=weights.shape[1]) if scheme == "glorot" else None
+    he = _he(degrees, layer.activation)
+    values = np.empty(weights.nnz, net.dtype)
+    for start in range(0, weights.nnz, _SLAB):
+        column = weights.indices[start : start + _SLAB]
+        row = np.searchsorted(weights.indptr, np.arange(start, start + column.size), "right") - 1
+        variance = he[row] if columns is None else 2 / (degrees[row] + columns[column])
+        values[start : start + column.size] = normal_at(seed, k, row, column) * np.sqrt(variance)
     made = scipy.sparse.csr_array((values, weights.indices, weights.indptr), shape=weights.shape)
-    return Layer(made, np.zeros(weights.shape[0], net.dtype), layer.activation, layer.name)
+    return Layer(made, np.full(weights.shape[0], bias, net.dtype), layer.activation, layer.name)
+
+
+def normal_at(seed: int, layer: int, rows: Array, columns: Array) -> Array:
+    """Standard normal numbers that belong to entries of a layer (from 0): a hash of where they stand.
+
+    Parameters
+    ----------
+    seed, layer : int
+    rows, columns : int arrays of shape (n,)
+        From 0, below 2^32.
+
+    Returns
+    -------
+    array of shape (n,), float64
+
+    Notes
+    -----
+    Two rounds of SplitMix64's finalizer (Steele, Lea and Flood, OOPSLA 2014), keyed; 53 bits through the normal quantile.
+    """
+    # One word more than the seeds of other streams, which a seed sequence would otherwise confuse with this one.
+    keys = np.random.SeedSequence([seed, VALUES, layer, 1]).generate_state(2, np.uint64)
+    word = (rows.astype(np.uint64) << np.uint64(32)) | columns.astype(np.uint64)
+    for key in keys:
+        word = _mixed((word + key) * np.uint64(0x9E3779B97F4A7C15))
+    drawn: Array = ndtri(((word >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    return drawn
+
+
+def _mixed(word: Array) -> Array:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Array = word ^ (word >> np.uint64(31))
+    return mixed
 
 
 def _he(degrees: Array, activation: Activation) -> Array:
@@ -114,7 +158,8 @@ def random_sparse(
         Neurons of the input and of each layer.
     density : float or sequence of float
         Share of the inputs that each row reads, of all layers or of each; every row reads as many distinct inputs, at
-        least 1. 1 is a dense layer.
+        least 1. 1 is a dense layer. Inputs are dealt out like cards: each is read as often as any other, or once more, so
+        that none goes unread where there are enough weights.
     activation, output_activation : str or Activation
         Of the hidden layers, and of the last.
     scheme, seed
@@ -160,7 +205,26 @@ def _pattern(
     if degree == width:
         columns: Array = np.broadcast_to(np.arange(width), (rows, width))
     else:
-        columns = distinct_columns(np.random.default_rng([seed, COLUMNS, k]), rows, width, degree)
+        columns = dealt_columns(np.random.default_rng([seed, COLUMNS, k]), rows, width, degree)
     weights = regular_csr(np.zeros(columns.size, dtype), columns, width)
     chosen = activations[k == len(degrees) - 1]
     return Layer(weights, np.zeros(rows, dtype), chosen, f"layer {k + 1}")
+
+
+def dealt_columns(rng: np.random.Generator, rows: int, width: int, degree: int) -> npt.NDArray[np.int64]:
+    """Deal shuffled packs of `width` columns out to rows, `degree` to each: sorted, distinct, shape (rows, degree).
+
+    A row that a pack runs out on goes on in the next one, from which the columns that it has are put back.
+    """
+    dealt = np.empty(rows * degree, np.int64)
+    has = np.zeros(width, bool)
+    for start in range(0, dealt.size, width):
+        pack = rng.permutation(width)
+        if before := start % degree:
+            mine = dealt[start - before : start]
+            has[mine] = True
+            first = np.flatnonzero(~has[pack])[: degree - before]
+            pack = np.concatenate([pack[first], np.delete(pack, first)])
+            has[mine] = False
+        dealt[start : start + width] = pack[: dealt.size - start]
+    return np.sort(dealt.reshape(rows, degree), axis=1)

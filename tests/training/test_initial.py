@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import random_net, random_partition
 
 import dasksdnn as sdnn
 from dasksdnn.errors import InputError, StoreError
 from dasksdnn.network import Activation, Layer, Network
 from dasksdnn.store.checkpoints import generations, writing
-from dasksdnn.training.initial import draw_anew, initialise, random_sparse
+from dasksdnn.training.initial import dealt_columns, draw_anew, initialise, normal_at, random_sparse
 
 
 def uneven(activation="relu", dtype="float32"):
@@ -215,3 +217,76 @@ def test_wrong_schemes_and_seeds_of_initialise():
         initialise(uneven(), "orthogonal")
     with pytest.raises(InputError, match="seed: 'x' is not a whole number"):
         initialise(uneven(), seed="x")
+
+
+def test_a_draw_belongs_to_its_place():
+    """Other entries change a weight by the degrees that scale it, and by nothing else."""
+    rng, drawn = np.random.default_rng(3), []
+    for share in (0.1, 0.3):
+        pattern = scipy.sparse.csr_array((rng.random((80, 90)) < share).astype(np.float64))
+        weights = initialise(Network.from_layers([Layer(pattern, np.zeros(80))]), seed=7)[0].weights
+        scaled = np.zeros(weights.shape)
+        coo = weights.tocoo()
+        scaled[coo.row, coo.col] = coo.data / np.sqrt(2 / np.diff(weights.indptr)[coo.row])
+        drawn.append(scaled)
+    shared = (drawn[0] != 0) & (drawn[1] != 0)
+    assert shared.sum() > 100
+    np.testing.assert_allclose(drawn[0][shared], drawn[1][shared], rtol=1e-12)
+
+
+def test_places_layers_and_seeds_are_independent():
+    i, zero = np.arange(5000), np.zeros(5000, np.int64)
+    draws = [normal_at(0, 0, i, zero), normal_at(0, 0, zero, i), normal_at(1, 0, i, zero), normal_at(0, 1, i, zero)]
+    draws.append(normal_at(0, 0, 2**32 - 1 - i, zero))
+    assert (np.abs(np.corrcoef([d[1:] for d in draws]) - np.eye(5)) < 5 / np.sqrt(5000)).all()
+    grid = normal_at(5, 2, *(v.ravel() for v in np.indices((300, 300)))).reshape(300, 300)
+    assert_standard(grid)
+    for one, other in ((grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:]), (grid[:-1, :-1], grid[1:, 1:])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 5 / 300
+    assert np.isfinite(normal_at(0, 0, np.array([2**32 - 1]), np.array([2**32 - 1]))).all()
+
+
+@pytest.mark.parametrize("scheme", ["he", "glorot"])
+def test_what_is_drawn_at_once_changes_nothing(monkeypatch, scheme):
+    whole = initialise(uneven(), scheme)[0].weights.data
+    monkeypatch.setattr("dasksdnn.training.initial._SLAB", 17)
+    np.testing.assert_array_equal(initialise(uneven(), scheme)[0].weights.data, whole)
+
+
+def test_biases_are_what_is_said():
+    assert (initialise(uneven(), bias=0.25)[0].bias == 0.25).all()
+    assert not initialise(uneven())[0].bias.any()
+    with pytest.raises(InputError, match="bias"):
+        initialise(uneven(), bias=np.inf)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.data(), st.integers(0, 2**32))
+def test_dealing_reads_all_inputs_alike(rows, width, data, seed):
+    degree = data.draw(st.integers(1, width))
+    columns = dealt_columns(np.random.default_rng(seed), rows, width, degree)
+    assert columns.shape == (rows, degree)
+    assert (np.diff(columns, axis=1) > 0).all()
+    assert columns.min() >= 0
+    read = np.bincount(columns.ravel(), minlength=width)
+    assert read.size == width
+    assert read.max() - read.min() <= 1
+
+
+def test_dealing_is_random():
+    """Two inputs meet in a row as often as chance has it, those of one pack and of two."""
+    met = np.zeros((8, 8))
+    for seed in range(3000):
+        for row in dealt_columns(np.random.default_rng(seed), 3, 8, 3):
+            met[np.ix_(row, row)] += 1
+    pairs = met[np.triu_indices(8, 1)]
+    assert pairs.sum() == 3000 * 3 * 3
+    assert np.abs(pairs / pairs.mean() - 1).max() < 5 / np.sqrt(pairs.mean())
+
+
+def test_random_sparse_reads_every_input():
+    net = random_sparse([100, 50, 300, 10], [0.02, 0.3, 1.0], seed=3)
+    for layer in net:
+        read = np.bincount(layer.weights.indices, minlength=layer.weights.shape[1])
+        assert read.min() >= 1
+        assert read.max() - read.min() <= 1
