@@ -13,7 +13,9 @@ import sparse
 import zarr
 
 from dasksdnn.errors import InputError
-from dasksdnn.training.targets import class_targets, value_targets
+from dasksdnn.sources.datasets import as_dataset
+from dasksdnn.training import targets as module
+from dasksdnn.training.targets import StoredTargets, class_targets, value_targets
 
 LABELS = [2, 0, 1, 1, 2]
 
@@ -171,3 +173,71 @@ def test_shares_are_from_0_to_1(value):
         value_targets(values, 3, 2, shares=True)
     with pytest.raises(InputError, match=r"sample 1 .* NaN"):
         value_targets(replaced((1, 0), np.nan), 3, 2, shares=True)
+
+
+MANY = np.arange(40.0).reshape(20, 2) / 40
+
+
+def save_values(path):
+    np.save(path, MANY)
+    return path
+
+
+BY_BLOCK = {
+    "dask": lambda p: dask.array.from_array(MANY, chunks=(3, 1)),
+    "zarr": lambda p: zarr.create_array(p / "z", data=MANY, chunks=(4, 2)),
+    "npy": lambda p: save_values(p / "t.npy"),
+    "dataset": lambda p: as_dataset(MANY),
+    "sparse dataset": lambda p: as_dataset(scipy.sparse.csr_array(MANY)),
+}
+
+
+@pytest.mark.parametrize("cache", [module.CACHE_BYTES, 64])
+@pytest.mark.parametrize("kind", BY_BLOCK)
+def test_many_values_are_read_by_block(kind, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", cache)
+    monkeypatch.setattr(module, "PIECES", 2)
+    found = value_targets(BY_BLOCK[kind](tmp_path), 20, 2, shares=True)
+    assert isinstance(found, StoredTargets) == (cache == 64)
+    for samples in ([19, 0, 0, 7], [2], list(range(20)), []):
+        np.testing.assert_array_equal(found.take(np.array(samples, np.int64)), MANY[samples])
+    assert found.nbytes >= min(cache, MANY.nbytes)
+
+
+def test_pieces_used_last_are_held(monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", 64)
+    monkeypatch.setattr(module, "PIECES", 4)
+    source, seen = as_dataset(MANY), []
+    plain = source.read
+    source.read = lambda start, stop: (seen.append(start), plain(start, stop))[1]
+    found = StoredTargets(source)
+    for sample in (0, 1, 2, 3, 0, 1):
+        found.take(np.array([sample]))
+    assert seen == [0, 1, 2, 3]
+    found.take(np.array([4]))  # in the place of 2, which was used longest ago
+    found.take(np.array([3, 0, 1, 4]))
+    assert seen == [0, 1, 2, 3, 4]
+    found.take(np.array([2]))
+    assert seen == [0, 1, 2, 3, 4, 2]
+    assert len(found._held) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [(np.nan, r"sample 13 \(from 0\) has a value that is NaN"), (2.0, r"sample 13 \(from 0\) is not from 0 to 1")],
+)
+def test_values_read_by_block_are_checked_then(tmp_path, monkeypatch, wrong, match):
+    monkeypatch.setattr(module, "CACHE_BYTES", 64)
+    monkeypatch.setattr(module, "PIECES", 2)
+    values = MANY.copy()
+    values[13, 1] = wrong
+    found = value_targets(zarr.create_array(tmp_path / "z", data=values, chunks=(5, 2)), 20, 2, shares=True)
+    assert found.take(np.arange(8)).shape == (8, 2)
+    with pytest.raises(InputError, match=match):
+        found.take(np.array([1, 13]))
+
+
+def test_shapes_of_values_read_by_block_are_checked_before(monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", 64)
+    with pytest.raises(InputError, match=r"shape \(20, 2\), the outputs have \(20, 3\)"):
+        value_targets(as_dataset(MANY), 20, 3)
