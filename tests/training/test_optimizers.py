@@ -83,6 +83,12 @@ def test_clipping_is_that_of_pytorch(most):
         ),
         *(("adam", {"weight_decay": d}, "weight_decay is .*from 0 up") for d in (-0.1, np.inf, "x", None, 1j)),
         *(("momentum", {"momentum": m}, "momentum is .*less than 1") for m in (1, -0.1, np.nan, "0.9", None, False)),
+        *(
+            ("adam", {beta: b}, f"{beta} is .*less than 1")
+            for beta in ("beta1", "beta2")
+            for b in (1, -0.1, np.nan, "1")
+        ),
+        *(("adam", {"eps": e}, "eps is .*positive") for e in (0, -1e-8, np.inf, None)),
     ],
 )
 def test_wrong_arguments(name, how, match):
@@ -93,3 +99,13 @@ def test_wrong_arguments(name, how, match):
 def test_numbers():
     assert all(is_real(value) for value in (0, 1.5, np.int16(2), np.float32(3), np.float64(4)))
     assert not any(is_real(value) for value in (True, np.True_, "1", None, 1j, np.ones(1)))
+
+
+def test_moments_of_adam_reach_the_rule():
+    assert make_rule("adam", 0.1, beta1=0.8, beta2=0.99, eps=1e-6) == Adam(0.1, 0.8, 0.99, 1e-6)
+
+
+@pytest.mark.parametrize("norm", [np.nan, np.inf])
+def test_no_factor_mends_a_gradient_that_is_not_finite(norm):
+    with pytest.raises(FloatingPointError, match=str(norm)):
+        clip_factor(norm, 1.0)
