@@ -86,7 +86,6 @@ def train(
     store: Path,
     data: Path,
     labels: Path,
-    init: str | None,
     validation: tuple[Path, Path] | None,
     chart: Path | None,
     memory: str | None,
@@ -115,10 +114,6 @@ def train(
         if validation:
             looked_at = (held.enter_context(open_samples(validation[0], features, None, memory)), validation[1])
         listener = held.enter_context(progress())
-        if init is not None and not (resume and opened.training):
-            from dasksdnn.training.initial import draw_anew
-
-            opened = draw_anew(opened, init, options["seed"])
         history = run(
             opened, x, labels, validation=looked_at, resume=resume, memory=memory, listener=listener, **options
         )

@@ -54,7 +54,7 @@ class Slab:
 
 def positions_dtype(store: Store) -> np.dtype[np.generic]:
     """Of positions in a panel, the same for all layers of a store: one kernel serves them all."""
-    return index_dtype(max(store.widths[:-1]))
+    return index_dtype(max(store.widths))
 
 
 def load(store: Store, first: int, last: int) -> Slab:

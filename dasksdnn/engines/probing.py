@@ -57,6 +57,7 @@ class Probe:
         try:
             self._file.seek(self._end)
             self._file.write(panel.data)
+            self._file.flush()
         except OSError as error:
             raise self._fault(error) from error
         self._places[kind, k] = (self._end, neurons.size)
@@ -75,8 +76,12 @@ class Probe:
     def _read(self, kind: str, k: int) -> Array:
         place, neurons = self._places[kind, k]
         panel: Array = np.empty((neurons, self._samples), self._dtype)
-        self._file.seek(place)
-        if self._file.readinto(panel.data) != panel.nbytes:
+        try:
+            self._file.seek(place)
+            count = self._file.readinto(panel.data)
+        except OSError as error:
+            raise self._fault(error) from error
+        if count != panel.nbytes:
             raise StoreError(f"{self._folder}: the scratch file of training ends early: start again with --resume")
         return panel
 

@@ -67,9 +67,15 @@ class Trainer:
     ) -> None:
         self.store, self.settings, self.dropout, self._scratch = store, settings, dropout, scratch
         self.working = Working(store, settings, moments, restore=restore, scratch=scratch, listener=listener)
-        at, rows = settings.places(store.widths)
-        self._tape = new_tape(store.widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
-        self._team = Team(settings.threads) if settings.threads > 1 else None
+        self._team: Team | None = None
+        self._filled = 0
+        try:
+            at, rows = settings.places(store.widths)
+            self._tape = new_tape(store.widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
+            self._team = Team(settings.threads) if settings.threads > 1 else None
+        except BaseException:
+            self.working.close()
+            raise
 
     # -- steps
 
@@ -218,6 +224,7 @@ class Trainer:
     def _fill(self, rows: Any) -> None:
         """Write samples into the tape, and zero where a tile's last vector has none."""
         tape, count = self._tape, int(rows.shape[0])
+        self._filled = count
         for tile in range(-(-count // tape.tile)):
             panel, first = tape.panel(tile, 0), tile * tape.tile
             last = min(first + tape.tile, count)
@@ -227,16 +234,17 @@ class Trainer:
                 fill_dense(panel, rows[first:last])
                 panel[:, last - first : -(-(last - first) // LANES) * LANES] = 0
 
-    def faulty_layer(self, samples: int) -> int | None:
-        """The first layer (1 for W_1) of those on the tape whose outputs are not all finite, after a step that failed."""
+    def faulty_layer(self) -> int | None:
+        """The first layer (1 for W_1) whose outputs are not all finite, of those that the tape keeps of the last round."""
         kept = {0, *(last for _, last in self.settings.segments())}
-        return next((k for k in sorted(kept) if not finite(self._tape, k, samples)), None)
+        return next((k for k in sorted(kept) if not finite(self._tape, k, self._filled)), None)
 
     # -- state
 
     @property
     def moved(self) -> tuple[int, int]:
         """Bytes read from and written to scratch so far."""
+        self.working.flush()
         return self.working.read, self.working.written
 
     def values(self, window: Window, name: str) -> Array:

@@ -30,7 +30,7 @@ import numpy as np
 from dasksdnn.atomic import storage_error
 from dasksdnn.engines.loading import Slab, fill_state, load
 from dasksdnn.engines.part import Part
-from dasksdnn.errors import StoreError
+from dasksdnn.errors import InputError, StoreError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels.chain import Chain
 from dasksdnn.kernels.panels import LINE
@@ -145,6 +145,7 @@ class Working:
 
     def _load(self, restore: bool, listener: Listener) -> None:
         for j, (first, last) in enumerate(self.settings.slabs):
+            _check_layers(self.store, first, last)
             slab = load(self.store, first, last)
             backs = make_backs(slab.chain)
             record = self._record(slab, backs, self._records[-1] if j > self.settings.resident else None)
@@ -229,8 +230,8 @@ class Working:
                     ahead = self._ahead(order, i + 1)
                 yield self._part(j, buffer)
                 if not stays:
-                    self._release(j, buffer, need is Need.CHANGE)
-                    buffer = None
+                    used, buffer = buffer, None
+                    self._release(j, used, need is Need.CHANGE)
         finally:
             if buffer is not None:
                 self._free.put(buffer)
@@ -252,8 +253,9 @@ class Working:
         return None
 
     def _get(self, j: int, part: tuple[int, int]) -> Array:
-        if (write := self._writes.pop(j, None)) is not None:
-            write.result()
+        if (write := self._writes.get(j)) is not None:
+            write.result()  # one that failed stays, and fails whoever wants the slab
+            self._writes.pop(j, None)
         buffer = self._free.get()
         try:
             self._read(j, buffer[part[0] : part[1]], part[0])
@@ -326,7 +328,10 @@ class Working:
     def _read(self, j: int, target: Array, start: int) -> None:
         view, at = target.data, self._records[j].offset + start
         while len(view):
-            count = os.preadv(self._open(), [view[: 1 << 30]], at)
+            try:
+                count = os.preadv(self._open(), [view[: 1 << 30]], at)
+            except OSError as error:
+                raise self._fault(error) from error
             if not count:
                 raise StoreError(f"{self._folder}: the scratch file of training ends early: start again with --resume")
             view, at = view[count:], at + count
@@ -337,7 +342,8 @@ class Working:
     def flush(self) -> None:
         """Wait until all that was changed is in the scratch file."""
         for j in list(self._writes):
-            self._writes.pop(j).result()
+            self._writes[j].result()
+            self._writes.pop(j, None)
 
     # -- for checkpoints
 
@@ -390,6 +396,15 @@ class Working:
             os.close(self._file)
             self._file = -1
         self._resident.clear()
+
+
+def _check_layers(store: Store, first: int, last: int) -> None:
+    """Refuse layers whose entries 32 bits cannot number: the pattern by columns names them so."""
+    for k, edges in enumerate(store.block_nonzeros()[first:last].sum(axis=1).tolist(), start=first + 1):
+        if edges >= 1 << 32:
+            raise InputError(
+                f"{store.path}: layer {k} has {edges:,} weights: a layer to be trained has fewer than 2^32"
+            )
 
 
 def _buffer(nbytes: int) -> Array:

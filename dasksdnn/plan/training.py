@@ -22,8 +22,12 @@ from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB, NARROWEST, SLAB
 DELTA_PANELS, DROPPED_PANELS = 3, 2
 #: Bytes of a panel that stays near while a gradient is computed, and no panel is wider than so many samples.
 NEAR, WIDEST = 1 << 20, 256
+#: Threads that settings are chosen for.
+NOMINAL_THREADS = 2
 #: Assumed until they are measured: bytes a second from and to scratch.
 SCRATCH_RATE = 1.5e9
+#: A layer whose pattern changes takes so many bytes an edge (measured: 110); then its windows are written.
+EVOLVING = 130
 #: Panels of outputs that a loss holds while it is computed.
 LOSS_PANELS = 4
 #: Writing an array of a checkpoint takes this many times its size.
@@ -46,6 +50,8 @@ class TrainingSizes:
     dropping : bool
     clipping : bool
         The whole gradient is needed before any of it is applied.
+    evolving : bool
+        The pattern changes between epochs.
     """
 
     network: Sizes
@@ -54,6 +60,7 @@ class TrainingSizes:
     largest: int
     dropping: bool = False
     clipping: bool = False
+    evolving: bool = False
 
     def forward_bytes(self, k: int) -> int:
         """Of layer k (0-based), for the way forward: pattern and weights."""
@@ -197,7 +204,11 @@ def projected_training(sizes: TrainingSizes, settings: TrainingSettings, *, rese
     scratch = 0 if s.held else max(n.layer_edges) * n.itemsize
     loading = stay + 3 * max(each)
     steps = stay + s.buffers * passing + tape + scratch + input_bytes + LOSS_PANELS * n.widths[-1] * s.tile * n.itemsize
-    return reserved + SLACK + max(loading, steps + WRITING * sizes.largest)
+    writing = WRITING * sizes.largest
+    changing = 0
+    if sizes.evolving:  # while nothing of the above is held, but what a probe reads of a layer is
+        changing = EVOLVING * max(n.layer_edges) + 3 * widest * s.samples * n.itemsize + writing
+    return reserved + SLACK + max(loading, steps + writing, changing + input_bytes)
 
 
 def plan_training(
@@ -231,9 +242,10 @@ def plan_training(
     def project(settings: TrainingSettings) -> int:
         return projected_training(sizes, settings, reserved=reserved, input_bytes=input_bytes)
 
+    # Chosen as if for a number of threads that is always the same: theirs changes no bit, that of tiles does.
     best: tuple[float, int, TrainingSettings] | None = None
     smallest: int | None = None
-    for settings in _ways(sizes, batch, threads, budget, project):
+    for settings in _ways(sizes, batch, NOMINAL_THREADS, budget, project):
         need = project(settings)
         least = need if not settings.buffers else project(replace(settings, resident=0))
         smallest = least if smallest is None else min(smallest, least)
@@ -247,7 +259,9 @@ def plan_training(
             f"({reserved / MIB:.0f} MiB of it is held by the process already)",
             stated,
         )
-    seconds, need, chosen = best
+    _, need, chosen = best
+    chosen = replace(chosen, threads=threads)
+    seconds = _seconds(sizes, chosen, batch)
     state = sum(sizes.state_bytes(k, False) for k in range(len(sizes.network.layer_edges)))
     return TrainingPlan(chosen, batch, budget, need, stated, seconds, _bytes(sizes, chosen, batch), state)
 

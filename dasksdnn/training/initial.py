@@ -6,7 +6,7 @@ stored, and however the network is cut, ordered or loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.sources.checks import float_dtype, real_number, whole_number
 from dasksdnn.sources.draws import COLUMNS, VALUES, regular_csr
 from dasksdnn.store.blocks import cut_part
-from dasksdnn.store.checkpoints import commit, writing
+from dasksdnn.store.checkpoints import commit
 from dasksdnn.store.manifest import Window
 from dasksdnn.store.reader import Store
 
@@ -61,8 +61,22 @@ def initialise(net: Network, scheme: str = "he", seed: int = 0, bias: float = 0.
     return Network(net.widths, load, net.dtype, net.name, net._edges)
 
 
-def draw_anew(store: Store, scheme: str = "he", seed: int = 0) -> Store:
-    """Draw the weights of a store anew, as `initialise` does, as a new generation; the one before is kept.
+def draw_anew(
+    store: Store,
+    scheme: str = "he",
+    seed: int = 0,
+    *,
+    training: dict[str, Any] | None = None,
+    keep: int = 2,
+    protect: Collection[int] = (),
+) -> Store:
+    """Draw the weights of a store anew, as `initialise` does, as a new generation. Hold `store.checkpoints.writing` meanwhile.
+
+    Parameters
+    ----------
+    store, scheme, seed
+    training, keep, protect
+        As for `store.checkpoints.commit`.
 
     Returns
     -------
@@ -81,8 +95,7 @@ def draw_anew(store: Store, scheme: str = "he", seed: int = 0) -> Store:
         )
         return np.concatenate([getattr(block, name) for block in blocks])
 
-    with writing(store):
-        return commit(store, values, protect={store.generation})
+    return commit(store, values, training=training, keep=keep, protect=protect)
 
 
 def _drawn(net: Network, scheme: str, seed: int, bias: float, k: int) -> Layer:

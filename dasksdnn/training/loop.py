@@ -43,6 +43,7 @@ def train(
     patience: int | None = None,
     seed: int = 0,
     shuffle_buffer: int | None = None,
+    init: str | None = None,
     evolve: str | None = None,
     evolve_every: int = 1,
     drop: float = 0.3,
@@ -93,6 +94,8 @@ def train(
         Of the order of samples and of dropout.
     shuffle_buffer : int, optional
         Samples that are shuffled together; by default 64 MiB of them.
+    init : {"he", "glorot"}, optional
+        Draw the weights anew first, by each row's own degree; the state before stays as an earlier generation.
     evolve : {"magnitude", "set", "rigl"}, optional
         Change the pattern between epochs, for the first three quarters of them: prune the smallest weights of every layer
         but the last, down to `target_density` along a cubic schedule; or drop a share of each row's smallest weights and
@@ -152,9 +155,13 @@ def train(
         raise InputError(f"engine {engine!r} cannot train: use one of {', '.join(ENGINES)}")
     options = Options(
         epochs, batch_size, loss, optimizer, lr, momentum, nesterov, weight_decay, schedule, warmup, dropout, clip_norm,
-        patience, seed, shuffle_buffer, evolve, evolve_every, drop, target_density, new_communication,
+        patience, seed, shuffle_buffer, init, evolve, evolve_every, drop, target_density, new_communication,
     )  # fmt: skip
     every = Every.parse(checkpoint_every)
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise InputError(f"keep {keep!r} is not usable: at least 1 checkpoint stays, the newest")
+    if scratch is not None and not isinstance(scratch, str | os.PathLike):
+        raise InputError(f"scratch {scratch!r} is no path: name a folder")
     if scratch is not None and not os.access(scratch, os.W_OK | os.X_OK):
         raise InputError(f"scratch {os.fspath(scratch)}: not a folder that can be written: name one")
     opened = open_store(store.path if isinstance(store, Store) else store)
@@ -166,6 +173,7 @@ def train(
         run.prepare(samples, looked_at, memory, threads)
         run.scratch = scratch
         try:
+            run.begin()
             run.start()
             return run.go()
         finally:

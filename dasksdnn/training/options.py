@@ -12,6 +12,7 @@ import numpy as np
 
 from dasksdnn.errors import InputError
 from dasksdnn.kernels.update import Rule
+from dasksdnn.training.initial import SCHEMES
 from dasksdnn.training.losses import LOSSES, Loss
 from dasksdnn.training.optimizers import is_real, make_rule
 from dasksdnn.training.schedules import Schedule
@@ -43,6 +44,8 @@ class Options:
         Training ends after so many epochs without a lower loss (of validation, where there is one).
     shuffle_buffer : int or None
         Samples that are shuffled together.
+    init : str or None
+        "he" or "glorot": weights are drawn anew first.
     evolve : str or None
         "magnitude", "set" or "rigl": how the pattern changes between epochs (see `training.rewriting.evolve`).
     evolve_every : int
@@ -70,6 +73,7 @@ class Options:
     patience: int | None = None
     seed: int = 0
     shuffle_buffer: int | None = None
+    init: str | None = None
     evolve: str | None = None
     evolve_every: int = 1
     drop: float = 0.3
@@ -98,6 +102,8 @@ class Options:
         self.rates()
 
     def _check_evolution(self) -> None:
+        if self.init is not None and self.init not in SCHEMES:
+            raise InputError(f"init {self.init!r}: use one of {', '.join(SCHEMES)}, or leave the weights as they are")
         if self.evolve is not None and self.evolve not in METHODS:
             raise InputError(f"evolve {self.evolve!r}: use one of {', '.join(METHODS)}")
         if not (is_real(self.drop) and 0 < self.drop < 1):

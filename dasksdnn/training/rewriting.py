@@ -82,7 +82,7 @@ def evolve(
     gradient: LayerGradient | None = None,
     keep: int = 2,
     protect: Collection[int] = (),
-    training: dict[str, Any] | None = None,
+    training: Callable[[Evolved], dict[str, Any]] | None = None,
     listener: Listener = ignore,
 ) -> tuple[Store, Evolved]:
     """Drop and grow edges of every layer, as the store's newest generation; moments go with their edges.
@@ -109,7 +109,9 @@ def evolve(
     gradient : callable (layer, rows, columns) -> array
         For "rigl": of edges that are not there, the sum over samples of delta[row, s] * x[column, s]. `layer` is 0-based;
         layers come in turn, each once, by (row, column) in the network's own numbering.
-    keep, protect, training
+    training : callable (Evolved) -> dict, optional
+        Gives where training stands.
+    keep, protect
         As for `store.checkpoints.commit`.
     listener : callable
         Told of each layer.
@@ -140,7 +142,9 @@ def evolve(
             listener(Progress("evolve", k + 1, len(store), "layers"))
         metrics, evolved = rewriter.result()
         changed = with_attributes(store, _attributes(store, evolved, metrics))
-        new = replace_manifest(changed, rewriter.windows, training=training, keep=keep, protect=protect)
+        new = replace_manifest(
+            changed, rewriter.windows, training=training(evolved) if training else None, keep=keep, protect=protect
+        )
     return new, evolved
 
 

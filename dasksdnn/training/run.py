@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -21,7 +21,6 @@ from dasksdnn.engines.probing import Probe
 from dasksdnn.engines.trainer import Trainer, prepare
 from dasksdnn.errors import InputError, MemoryBudgetError, TrainingError
 from dasksdnn.events import Listener, Progress
-from dasksdnn.network import Activation, Array
 from dasksdnn.plan.training import (
     TrainingPlan,
     TrainingSettings,
@@ -35,67 +34,13 @@ from dasksdnn.store.checkpoints import changing, commit, replace_manifest
 from dasksdnn.store.reader import Store, open_store
 from dasksdnn.training.evolution import drop_share, target_density
 from dasksdnn.training.history import Epoch, History
-from dasksdnn.training.losses import Loss
+from dasksdnn.training.initial import draw_anew
 from dasksdnn.training.optimizers import clip_factor, with_rate
 from dasksdnn.training.options import Every, Options
-from dasksdnn.training.rewriting import evolve, with_attributes
+from dasksdnn.training.rewriting import Evolved, evolve, with_attributes
 from dasksdnn.training.stream import SampleStream
 from dasksdnn.training.targets import class_targets, value_targets
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """A dataset, what its outputs should be, and the stream that reads both.
-
-    Attributes
-    ----------
-    dataset, targets : see `sources.datasets.Dataset` and `training.targets`
-    stream : SampleStream
-    """
-
-    dataset: Any
-    targets: Any
-    stream: SampleStream
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return int(self.dataset.samples)
-
-    def of(self, samples: Array) -> Array:
-        """Targets of these samples."""
-        taken: Array = self.targets.take(samples)
-        return taken
-
-
-@dataclass(slots=True)
-class Sums:
-    """Sums over the part of an epoch that is done."""
-
-    loss: float = 0.0
-    correct: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-
-
-class _Watch:
-    """Takes the outputs of one batch: sums its loss, and writes the deltas."""
-
-    def __init__(self, loss: Loss, activation: Activation, targets: Array, sums: Sums) -> None:
-        self._loss, self._activation, self._targets, self._sums = loss, activation, targets, sums
-        self._weight = 1 / len(targets)
-
-    def __call__(self, y: Array, count: int, start: int, rows: Array, delta: Array | None) -> None:
-        targets = self._targets[start : start + count]
-        if delta is None:
-            loss, correct = self._loss.value(y, count, targets, rows, self._activation)
-        else:
-            loss, correct = self._loss.value_and_delta(y, count, targets, rows, self._activation, delta, self._weight)
-        if not math.isfinite(loss):
-            raise FloatingPointError
-        self._sums.loss += loss
-        self._sums.correct += correct
-        self._sums.samples += count
+from dasksdnn.training.watching import Samples, Sums, Watch
 
 
 @dataclass
@@ -123,6 +68,7 @@ class Run:
     changed: int = 0
     changes: list[dict[str, Any]] = field(default_factory=list)
     densities: list[float] = field(default_factory=list)
+    stored: int | None = None  # the step whose state the store has, where it is of this run
     saved: float = 0.0
 
     def __post_init__(self) -> None:
@@ -132,16 +78,31 @@ class Run:
         if self.found is None:
             self.densities = _densities(self.store)
             return
-        if not isinstance(self.found.get("options"), dict):
-            raise InputError(f"{self.store.path}: its checkpoint is of another kind of training: train without resume")
-        self.options.check_same(self.found["options"], str(self.store.path))
-        self.step, self.epoch, self.position = (int(self.found[n]) for n in ("step", "epoch", "position"))
-        self.sums = Sums(**self.found["sums"])
-        self.history = [Epoch(**record) for record in self.found["history"]]
-        self.began, self.changed = int(self.found["began"]), int(self.found["changed"])
-        self.changes, self.densities = self.found["changes"], self.found["densities"]
-        best = self.found["best"]
+        try:
+            self._take_over(self.found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self.store.path}: its checkpoint is of another kind of training ({error}): train without resume"
+            ) from error
+
+    def _take_over(self, found: dict[str, Any]) -> None:
+        """Be where a checkpoint was."""
+        self.options.check_same(found["options"], str(self.store.path))
+        if found["returned"] and found["options"]["epochs"] != self.options.epochs:
+            raise InputError(
+                f"{self.store.path}: its training has ended and returned to the best epoch: train without resume to begin "
+                "anew from there"
+            )
+        self.step, self.epoch, self.position = (int(found[n]) for n in ("step", "epoch", "position"))
+        self.sums = Sums(**found["sums"])
+        self.history = [Epoch(**record) for record in found["history"]]
+        self.began, self.changed = int(found["began"]), int(found["changed"])
+        self.changes, self.densities = found["changes"], found["densities"]
+        best = found["best"]
         self.best = (math.inf if best["loss"] is None else best["loss"], best["epoch"], best["generation"])
+        self.stored = self.step
 
     # -- getting ready
 
@@ -169,11 +130,13 @@ class Run:
     def prepare(self, train: Samples, validation: Samples | None, memory: Any, threads: int | None) -> None:
         """Compile, and choose how to run; or take over how the checkpoint's run was."""
         self.train, self.validation = train, validation
-        if self.found is not None and self.found["samples"] != train.count:
-            raise InputError(
-                f"{self.store.path}: its checkpoint was trained on {self.found['samples']:,} samples, not {train.count:,}: "
-                "give the same to resume, or train without resume to begin anew"
-            )
+        for what, samples in (("samples", train), ("validation", validation)):
+            count = samples.count if samples else 0
+            if self.found is not None and self.found[what] != count:
+                raise InputError(
+                    f"{self.store.path}: its checkpoint was trained with {self.found[what]:,} {what}, not {count:,}: "
+                    "give the same to resume, or train without resume to begin anew"
+                )
         prepare(self.store, self.listener)
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
@@ -186,6 +149,7 @@ class Run:
             max(w.arrays["data"].nbytes for w in self.store.manifest.windows),
             self.options.dropout > 0,
             self.options.clip_norm is not None,
+            self.options.evolve is not None,
         )
         batch = min(self.options.batch_size, train.count)
         held = sum(s.stream.nbytes + s.targets.nbytes for s in (train, validation) if s)
@@ -194,7 +158,21 @@ class Run:
         if self.found is None:
             self.plan = plan_training(sizes, batch, budget, reserved=reserved, threads=count, input_bytes=held)
             return
-        self.plan = _taken_over(self.found, sizes, budget, reserved, held, self.store)
+        self.plan = _taken_over(self.found, sizes, batch, budget, reserved, held, count, self.store)
+
+    def begin(self) -> None:
+        """Draw the weights where that was asked for; and let no checkpoint of another run be taken for one of this."""
+        how: dict[str, Any] = {"training": self._record(), "keep": self.keep, "protect": {self.began}}
+        if self.found is not None:
+            return
+        if self.options.init is not None:
+            self.store = draw_anew(self.store, self.options.init, self.options.seed, **how)
+        elif self.store.training is not None:
+            with changing(self.store):
+                self.store = replace_manifest(self.store, self.store.manifest.windows, **how)
+        else:
+            return
+        self.stored = 0
 
     def start(self, restore: bool = False) -> None:
         """Get the engine ready."""
@@ -203,7 +181,7 @@ class Run:
             self.plan.settings,
             self.options.rule().moments,
             dropout=self.options.dropout,
-            restore=restore or self.found is not None,
+            restore=restore or (self.found is not None and self.step > 0),
             scratch=self.scratch,
             listener=self.listener,
         )
@@ -260,35 +238,31 @@ class Run:
     def _step(self, batch: Any, batches: int) -> float:
         self.step += 1
         rate, options = self._rate(batches), self.options
-        watch = _Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), self.sums)
+        watch = Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), self.sums)
         clip = None if options.clip_norm is None else partial(clip_factor, most=options.clip_norm)
         rule = with_rate(options.rule(), rate)
         try:
             self.trainer.step(batch.rows, watch, rule, self.step, _key(options.seed, self.step), clip)
         except FloatingPointError:
             self.step -= 1
-            raise self._not_finite(batch) from None
+            raise self._not_finite(f"batch {self.position + 1} (step {self.step + 1})") from None
         return rate
 
     def _rate(self, batches: int) -> float:
         return self.options.rates().rate(self.options.lr, max(1, self.step), batches, batches * self.options.epochs)
 
-    def _not_finite(self, batch: Any) -> TrainingError:
-        layer = self.trainer.faulty_layer(len(batch.samples))
-        where = "the loss itself" if layer is None else f"layer {layer}'s outputs"
+    def _not_finite(self, where: str) -> TrainingError:
+        layer = self.trainer.faulty_layer()
+        seen = "the loss or its gradient" if layer is None else f"layer {layer}'s outputs"
         return TrainingError(
-            f"epoch {self.epoch + 1}, batch {self.position + 1} (step {self.step + 1}): the loss is NaN or infinite, "
-            f"first in {where}; generation {self.store.generation} of {self.store.path}, {self._where()}, is intact: "
-            "use a lower lr, or clip_norm"
+            f"epoch {self.epoch + 1}, {where}: the loss is NaN or infinite, first seen in {seen}; {self._intact()}"
         )
 
+    def _intact(self) -> str:
+        return f"generation {self.store.generation} of {self.store.path}, {self._where()}, is intact: use a lower lr, or clip_norm"
+
     def _where(self) -> str:
-        record = self.store.training
-        return (
-            "from before training"
-            if record is None or self.store.generation == self.began
-            else f"of step {record['step']}"
-        )
+        return f"of step {self.stored}" if self.stored else "from before training"
 
     def _end_epoch(self, batches: int, rate: float, moved: tuple[int, int]) -> None:
         sums, softmax = self.sums, self.options.loss != "mse"
@@ -326,18 +300,18 @@ class Run:
         with closing(samples.stream.batches(0)) as stream:
             for batch in stream:
                 targets = samples.of(batch.samples)
-                watch = _Watch(self.options.loss_function(), self.store.activations[-1], targets, sums)
+                watch = Watch(self.options.loss_function(), self.store.activations[-1], targets, sums)
                 try:
                     self.trainer.outputs(batch.rows, watch)
                 except FloatingPointError:
-                    raise self._not_finite(batch) from None
+                    raise self._not_finite("validation") from None
         return sums
 
     # -- the pattern
 
     def _change_pattern(self) -> None:
         """Change the pattern in the store, which must hold all that was trained, and load it anew."""
-        if (self.store.training or {}).get("step") != self.step:
+        if self.stored != self.step:
             self._checkpoint()
         options = self.options
         with ExitStack() as held:
@@ -348,7 +322,7 @@ class Run:
                 gradient = probe.gradient
             self.close()  # its memory is needed
             self.changed = self.epoch
-            self.store, found = evolve(
+            self.store, _ = evolve(
                 self.store,
                 str(options.evolve),
                 epoch=self.epoch,
@@ -359,17 +333,21 @@ class Run:
                 gradient=gradient,
                 keep=self.keep,
                 protect={self.began, self.best[2]},
-                training=self._record(),
+                training=self._record_with,
                 listener=self.listener,
             )
-        self.changes.append({"epoch": self.epoch, **found.as_dict()})
         self.start(restore=True)
+
+    def _record_with(self, found: Evolved) -> dict[str, Any]:
+        """Where training stands behind a change of the pattern."""
+        self.changes.append({"epoch": self.epoch, **found.as_dict()})
+        return self._record()
 
     def _probe(self) -> Probe:
         """Activations and deltas of a batch that the next epoch begins with."""
         with closing(self.train.stream.batches(self.epoch)) as stream:
             batch = next(stream)
-        watch = _Watch(self.options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), Sums())
+        watch = Watch(self.options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), Sums())
         return self.trainer.probe(batch.rows, watch)
 
     def _targets(self, end: float) -> list[float]:
@@ -377,7 +355,8 @@ class Run:
         options = self.options
         *inner, last = self.densities
         first, final = options.evolve_every, options.last_change // options.evolve_every * options.evolve_every
-        return [*(target_density(d, end, self.epoch, first - 1, final) if d > end else d for d in inner), last]
+        each = [target_density(d, end, self.epoch, first - 1, final) if d > end else d for d in inner]
+        return [density or 1.0 for density in (*each, last)]  # a layer without weights has none to lose
 
     # -- checkpoints
 
@@ -387,7 +366,7 @@ class Run:
             return perf_counter() - self.saved >= count
         return self.step % count == 0 if unit == "steps" else self.position == 0 and self.epoch % count == 0
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, returned: bool = False) -> dict[str, Any]:
         loss, epoch, generation = self.best
         return {
             "options": self.options.as_dict(),
@@ -402,6 +381,8 @@ class Run:
                 "seconds": self.sums.seconds,
             },
             "samples": self.train.count,
+            "validation": self.validation.count if self.validation else 0,
+            "returned": returned,
             "began": self.began,
             "changed": self.changed,
             "changes": self.changes,
@@ -412,15 +393,12 @@ class Run:
 
     def _checkpoint(self) -> None:
         extra = [f"{kind}_{moment}" for moment in self.options.rule().moments for kind in ("data", "bias")]
-        self.store = commit(
-            self.store,
-            self.trainer.values,
-            extra=extra,
-            training=self._record(),
-            keep=self.keep,
-            protect={self.began, self.best[2]},
-        )
-        self.saved = perf_counter()
+        how: dict[str, Any] = {"training": self._record(), "keep": self.keep, "protect": {self.began, self.best[2]}}
+        try:
+            self.store = commit(self.store, self.trainer.values, extra=extra, **how)
+        except InputError as error:  # of a value that is not finite
+            raise TrainingError(f"epoch {max(1, self.epoch)}, step {self.step}: {error}; {self._intact()}") from error
+        self.saved, self.stored = perf_counter(), self.step
 
     def _return_to_best(self) -> None:
         """Make the best epoch's weights those of the store again, where training was to stop early."""
@@ -434,17 +412,24 @@ class Run:
             self.store = replace_manifest(
                 with_attributes(self.store, best.manifest.attributes),
                 best.manifest.windows,
-                training=self._record(),
+                training=self._record(returned=True),
                 keep=self.keep,
                 protect={self.began, generation},
             )
 
 
 def _taken_over(
-    record: dict[str, Any], sizes: TrainingSizes, budget: int, reserved: int, held: int, store: Store
+    record: dict[str, Any],
+    sizes: TrainingSizes,
+    batch: int,
+    budget: int,
+    reserved: int,
+    held: int,
+    threads: int,
+    store: Store,
 ) -> TrainingPlan:
     """The plan of the checkpoint's run, where the budget holds it: another might give other bits."""
-    settings = TrainingSettings.from_dict(record["plan"])
+    settings = replace(TrainingSettings.from_dict(record["plan"]), threads=threads)
     if not check_slabs(settings, len(store)):
         raise InputError(f"{store.path}: its checkpoint's plan is of another network: train without resume")
     need = projected_training(sizes, settings, reserved=reserved, input_bytes=held)
@@ -454,7 +439,7 @@ def _taken_over(
             f"{host.format_bytes(need)}; allow that, or train without resume",
             need,
         )
-    return TrainingPlan(settings, int(record["options"]["batch_size"]), budget, need, need, 0.0, 0, 0)
+    return TrainingPlan(settings, batch, budget, need, need, 0.0, 0, 0)
 
 
 def _densities(store: Store) -> list[float]:

@@ -228,3 +228,12 @@ def test_a_probe_knows_the_gradient_of_edges_that_are_not_stored(tmp_path, data,
         )
     finally:
         trainer.close()
+
+
+def test_an_output_layer_wider_than_16_bits_number(tmp_path):
+    rng = np.random.default_rng(2)
+    net = network(["tanh", "identity"], widths=(4, 8, 70_000))
+    store = sdnn.save(net, tmp_path / "net.zarr")
+    x, t = rng.standard_normal((5, 4)), rng.standard_normal((5, 70_000))
+    rule, optimizer = RULES["sgd"]
+    check(store, trained(store, x, t, rule, 2, settings(store)), autograd(net, x, t, optimizer, 2), 1e-10)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from networks import random_net, random_partition
 
 import dasksdnn as sdnn
-from dasksdnn.errors import InputError, StoreError
+from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Layer, Network
-from dasksdnn.store.checkpoints import generations, writing
+from dasksdnn.store.checkpoints import generations
 from dasksdnn.training.initial import dealt_columns, draw_anew, initialise, normal_at, random_sparse
 
 
@@ -125,13 +125,6 @@ def test_drawing_anew_keeps_the_generation_before(tmp_path, same_weights):
     assert set(generations(store.path)) == {1, 2}
     same_weights(sdnn.open_store(store.path, 1).network, initialise(net))
     same_weights(newest.network, initialise(net, seed=1))
-
-
-def test_a_store_that_is_being_trained_is_not_drawn(tmp_path):
-    store = sdnn.save(random_net(3, layers=2), tmp_path / "net.zarr")
-    with writing(store), pytest.raises(StoreError, match="another process is training"):
-        draw_anew(store)
-    assert sdnn.open_store(store.path).digest == store.digest
 
 
 @pytest.fixture

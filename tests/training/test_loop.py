@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -145,9 +146,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint_intact(tmp_pat
     store = sdnn.save(network(), tmp_path / "net.zarr")
     sdnn.train(store, *task, epochs=1, optimizer="sgd", lr=0.01)
     before = sdnn.open_store(store.path)
-    with pytest.raises(TrainingError, match=r"epoch 1, batch \d+ \(step \d+\).*layer \d.*generation 1 .* is intact"):
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, batch \d+ \(step \d+\).*layer \d.*generation 2 .*before training, is intact"
+    ):
         sdnn.train(store.path, *task, epochs=5, optimizer="sgd", lr=1e30)
-    assert sdnn.open_store(store.path).digest == before.digest
+    assert same(sdnn.open_store(store.path), before)
 
 
 def test_wrong_arguments(tmp_path, task):
@@ -236,3 +239,113 @@ def test_the_pattern_changes_between_epochs_and_a_killed_run_goes_on(tmp_path, t
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == (0 if kill < 0 else -9), done.stderr
     assert same(sdnn.open_store(right.path), sdnn.open_store(store.path))
+
+
+@pytest.fixture
+def again(tmp_path, task):
+    """A store that was trained for three epochs, and a function that makes copies of it."""
+    store = sdnn.save(network(), tmp_path / "first.zarr")
+    sdnn.train(store, *task, epochs=3)
+
+    def copy(name):
+        return sdnn.open_store(shutil.copytree(store.path, tmp_path / name))
+
+    return copy
+
+
+def plain(store, path):
+    """The same weights in a store that was never trained."""
+    return sdnn.save(store.network, path)
+
+
+def test_a_store_that_was_trained_before_is_trained_like_any_other(tmp_path, task, again):
+    how = {"epochs": 4, "evolve": "set", "evolve_every": 3, "checkpoint_every": 10}
+    before, clean = again("a.zarr"), plain(again("b.zarr"), tmp_path / "c.zarr")
+    assert sdnn.train(before, *task, **how).epochs[-1].loss == sdnn.train(clean, *task, **how).epochs[-1].loss
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_not_taken_for_the_one_before(tmp_path, task, again):
+    store, clean = again("a.zarr"), plain(again("b.zarr"), tmp_path / "c.zarr")
+
+    def stop(event):
+        if event.task == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sdnn.train(store, *task, epochs=3, listener=stop)
+    sdnn.train(store.path, *task, epochs=3, resume=True)
+    sdnn.train(clean, *task, epochs=3)
+    assert same(sdnn.open_store(store.path), sdnn.open_store(clean.path))
+
+
+def test_drawing_anew_loses_nothing(task, again):
+    store = again("a.zarr")
+    with pytest.raises(InputError, match="labels"):
+        sdnn.train(store, task[0], task[1][:-1], init="he")
+    assert sdnn.open_store(store.path).digest == store.digest
+    sdnn.train(store, *task, epochs=5, init="he", keep=1)
+    kept = generations(store.path)
+    assert store.generation in kept
+    assert same(sdnn.open_store(store.path, store.generation), store)
+    fresh = sdnn.initialise(store.network, "he", 0)
+    with pytest.raises(KeyboardInterrupt):
+        sdnn.train(again("b.zarr"), *task, init="he", listener=interrupt)
+    path = store.path.with_name("b.zarr")
+    for drawn, layer in zip(sdnn.open_store(path).network, fresh, strict=True):
+        np.testing.assert_array_equal(drawn.weights.data, layer.weights.data)
+    history = sdnn.train(path, *task, epochs=5, init="he", resume=True)
+    assert history.epochs[-1].loss == sdnn.open_store(store.path).training["history"][-1]["loss"]
+
+
+def interrupt(event):
+    if event.task == "train":
+        raise KeyboardInterrupt
+
+
+def test_training_that_returned_to_the_best_is_not_gone_on_with(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    how = {"lr": 0.05, "patience": 4, "validation": (task[0], np.random.default_rng(1).integers(0, 4, 300))}
+    history = sdnn.train(store, *task, epochs=12, **how)
+    assert history.best != history.epochs[-1]
+    with pytest.raises(InputError, match="returned to the best epoch"):
+        sdnn.train(store.path, *task, epochs=30, resume=True, **how)
+    with pytest.raises(InputError, match="trained with 300 validation, not 0"):
+        sdnn.train(store.path, *task, epochs=12, resume=True, lr=0.05, patience=4)
+
+
+def test_a_checkpoint_is_gone_on_with_by_any_number_of_threads(tmp_path, task):
+    ends = []
+    for threads in (1, 2):
+        store = sdnn.save(network(), tmp_path / f"{threads}.zarr")
+        with pytest.raises(KeyboardInterrupt):
+            sdnn.train(store, *task, epochs=2, checkpoint_every="1 steps", threads=2, listener=stop_at(200))
+        history = sdnn.train(store.path, *task, epochs=2, checkpoint_every="1 steps", threads=threads, resume=True)
+        assert history.plan["settings"]["threads"] == threads
+        ends.append(sdnn.open_store(store.path))
+    assert same(*ends)
+
+
+def stop_at(samples):
+    def stop(event):
+        if event.task == "train" and event.done > samples:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_validation_that_is_not_finite_is_named(tmp_path, task):
+    store = sdnn.save(network(), tmp_path / "net.zarr")
+    looked_at = (np.tile(task[0][:10], (600, 1)), np.tile(task[1][:10], 600))
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, validation: .*layer \d's outputs; generation 0 .*from before training"
+    ):
+        sdnn.train(store, task[0][:10], task[1][:10], optimizer="sgd", lr=1e37, batch_size=6000, validation=looked_at)
+
+
+def test_layers_without_weights_are_left_alone_by_pruning(tmp_path, task):
+    layers = list(network())
+    empty = scipy.sparse.csr_array((30, 40), dtype=np.float32)
+    net = Network.from_layers([layers[0], Layer(empty, np.ones(30), Activation("relu")), layers[2]])
+    store = sdnn.save(net, tmp_path / "net.zarr")
+    sdnn.train(store, *task, epochs=4, evolve="magnitude", target_density=0.3)
+    assert [layer.edges for layer in sdnn.open_store(store.path).network][1:] == [0, 120]
