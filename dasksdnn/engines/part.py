@@ -106,7 +106,10 @@ class Part:
         """
         sums = Gradient(self.gradient, self.bias_gradient, held, rule, step, self.moments, self.bias_moments)
         activations = (self.before, *self.chain.activations)
-        for first, last in reversed(list(segments)):
+        runs = list(segments)
+        if all(last - first == 1 for first, last in runs):  # all is kept: one call for all layers
+            runs, fresh = [(runs[0][0], runs[-1][1])], True
+        for first, last in reversed(runs):
             if last - first > 1 and not fresh:
                 self.forward(tape, (first, last - 1), samples, dropout, team)
             fresh = False

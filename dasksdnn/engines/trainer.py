@@ -113,7 +113,7 @@ class Trainer:
             for (j, need), part in zip(order, sweep, strict=True):
                 segments = segments_of(self.settings, self.settings.slabs[j])
                 if need is Need.FORWARD:
-                    self._forward(part, segments, count, dropout)
+                    part.forward(self._tape, self.settings.slabs[j], count, dropout, self._team)
                     if j == slabs[-1]:
                         self._tell(part.rows, count, start, outputs, learning=True)
                 else:
@@ -128,10 +128,6 @@ class Trainer:
                         step=step,
                         held=start > 0,
                     )
-
-    def _forward(self, part: Part, segments: list[tuple[int, int]], count: int, dropout: Dropout) -> None:
-        for segment in segments:
-            part.forward(self._tape, segment, count, dropout, self._team)
 
     def _clipped(self, rule: Rule, step: int, clip: Clip) -> None:
         slabs = range(len(self.settings.slabs))
@@ -161,7 +157,7 @@ class Trainer:
             self._fill(some)
             with closing(self.working.sweep(order)) as sweep:
                 for (j, _), part in zip(order, sweep, strict=True):
-                    self._forward(part, segments_of(self.settings, self.settings.slabs[j]), count, Dropout())
+                    part.forward(self._tape, self.settings.slabs[j], count, Dropout(), self._team)
                     if j == order[-1][0]:
                         self._tell(part.rows, count, start, outputs, learning=False)
 
@@ -190,7 +186,7 @@ class Trainer:
                 for (j, need), part in zip(order, sweep, strict=True):
                     segments = segments_of(self.settings, self.settings.slabs[j])
                     if need is Need.FORWARD:
-                        self._forward(part, segments, count, Dropout())
+                        part.forward(self._tape, self.settings.slabs[j], count, Dropout(), self._team)
                         if j == slabs[-1]:
                             self._tell(part.rows, count, 0, outputs, learning=True)
                     else:

@@ -21,7 +21,7 @@ from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB, NARROWEST, SLAB
 #: Deltas, and dropped inputs, that stand at once (see kernels/tape.py).
 DELTA_PANELS, DROPPED_PANELS = 3, 2
 #: Bytes of a panel that stays near while a gradient is computed, and no panel is wider than so many samples.
-NEAR, WIDEST = 1 << 20, 256
+NEAR, WIDEST = 1 << 19, 256
 #: Threads that settings are chosen for.
 NOMINAL_THREADS = 2
 #: Assumed until they are measured: bytes a second from and to scratch.
