@@ -39,10 +39,37 @@ def widened(panel: Array) -> Array:
 
 @compiled
 def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
-    """Copy `rows` (samples, neurons) transposed into the first columns of `panel` (neurons, width)."""
-    for j in range(rows.shape[1]):
-        for s in range(rows.shape[0]):
-            panel[j, s] = rows[s, j]
+    """Copy `rows` (samples, neurons) transposed into the first columns of `panel` (neurons, width).
+
+    Rows that are whole pages apart would share few places in the cache: of them, few are read along at a time.
+    """
+    step = LANES if rows.shape[1] * rows.itemsize % 4096 == 0 else rows.shape[0]
+    for first in range(0, rows.shape[0], max(1, step)):
+        last = min(first + step, rows.shape[0])
+        for j in range(rows.shape[1]):
+            for s in range(first, last):
+                panel[j, s] = rows[s, j]
+
+
+@compiled
+def gather_targets(targets, rows, out):  # type: ignore[no-untyped-def]
+    """Write out[i, s] = targets[s, rows[i]], a cache line of samples at a time: as many rows of targets are read along."""
+    for first in range(0, targets.shape[0], LANES):
+        last = min(first + LANES, targets.shape[0])
+        for i in range(rows.size):
+            for s in range(first, last):
+                out[i, s] = targets[s, rows[i]]
+
+
+@compiled(fastmath={"reassoc", "contract"})
+def sum_squares(panel):  # type: ignore[no-untyped-def]
+    """Sum of squares of all entries, in double precision."""
+    total = 0.0
+    for i in range(panel.shape[0]):
+        for s in range(panel.shape[1]):
+            value = np.float64(panel[i, s])
+            total += value * value
+    return total
 
 
 @compiled
@@ -109,6 +136,8 @@ def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:
     table, sizes = np.zeros(1, np.uint32), (np.uint16, np.uint32)
     return [
         partial(fill_dense, panel, rows),
+        partial(sum_squares, panel),
+        partial(gather_targets, rows, np.zeros(1, np.uint32), panel),
         *(partial(fill_csr, panel, 1, np.zeros(2, i), np.zeros(0, i), rows[0, :0], 0, 1) for i in (np.int32, np.int64)),
         partial(alive_columns, panel, 1, 1),
         partial(move_columns, panel, first, panel, 0, 1),

@@ -13,6 +13,7 @@ import numpy as np
 
 from dasksdnn.errors import InputError
 from dasksdnn.kernels.activations import slopes
+from dasksdnn.kernels.panels import gather_targets, sum_squares
 from dasksdnn.network import Activation, Array
 
 _IDENTITY = Activation("identity")
@@ -121,8 +122,7 @@ class SquaredError:
         difference = _wanted(targets, rows, y.dtype)
         with _quiet():
             np.subtract(y, difference, out=difference)
-            squares = np.einsum("ij,ij->", difference, difference, dtype=np.float64)
-        return float(squares) / rows.size, difference
+        return float(sum_squares(difference)) / rows.size, difference
 
 
 class BinaryCrossEntropy:
@@ -178,8 +178,8 @@ def _quiet() -> np.errstate:
 
 def _wanted(targets: Array, rows: Array, dtype: np.dtype[Any]) -> Array:
     """Targets as a panel like the outputs, of their dtype: what is wider is not to promote them. May be written into."""
-    with _quiet():
-        wanted: Array = np.ascontiguousarray(targets.T, dtype)[rows]
+    wanted: Array = np.empty((rows.size, targets.shape[0]), dtype)
+    gather_targets(targets, rows, wanted)
     return wanted
 
 
