@@ -237,3 +237,54 @@ def test_an_output_layer_wider_than_16_bits_number(tmp_path):
     x, t = rng.standard_normal((5, 4)), rng.standard_normal((5, 70_000))
     rule, optimizer = RULES["sgd"]
     check(store, trained(store, x, t, rule, 2, settings(store)), autograd(net, x, t, optimizer, 2), 1e-10)
+
+
+def kept(key, layer, neurons, samples, rate):
+    """Which outputs of a layer dropout keeps, as kernels/tape.py defines it, of shape (samples, neurons)."""
+    with np.errstate(over="ignore"):
+        layer, neuron, sample = (
+            np.uint64(layer),
+            np.arange(neurons, dtype=np.uint64),
+            np.arange(samples, dtype=np.uint64),
+        )
+        z = np.uint64(key) + layer * np.uint64(0xD1342543DE82EF95) + neuron * np.uint64(0x9E3779B97F4A7C15)
+        z = z ^ (z >> np.uint64(32))
+        z = (z[None, :] + sample[:, None]) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+    return (z >> np.uint64(32)) >= np.uint64(round(rate * 2**32))
+
+
+@pytest.mark.parametrize("way", ["in memory", "recomputed", "streaming", "rounds"])
+def test_dropout_equals_autograd_with_the_same_masks(tmp_path, data, way):
+    torch = pytest.importorskip("torch")
+    rate, key = 0.3, 0x123456789ABCDEF0
+    names = ["clip:1.5", "tanh", "sigmoid", "identity"]
+    net = network(names)
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=random_partition(net, 3))
+    x, t = data
+    weights = [torch.tensor(layer.weights.toarray(), requires_grad=True) for layer in net]
+    biases = [torch.tensor(layer.bias, requires_grad=True) for layer in net]
+    functions = (lambda z: torch.clamp(z, 0, 1.5), torch.tanh, torch.sigmoid, lambda z: z)
+    y, shares = torch.tensor(x), []
+    for k, (w, b, f) in enumerate(zip(weights, biases, functions, strict=True)):
+        if k:
+            mask = kept(key, k, y.shape[1], len(x), rate)
+            shares.append(mask.mean())
+            y = y * torch.tensor(mask / (1 - rate))
+        y = f(y @ w.T + b)
+    (0.5 * ((y - torch.tensor(t)) ** 2).sum() / len(t)).backward()
+    assert abs(np.mean(shares) - (1 - rate)) < 0.05
+    rule = SGD(0.1)
+    trainer = Trainer(store, settings(store, **WAYS[way]), dropout=rate, scratch=tmp_path)
+    try:
+        trainer.step(x, Squares(store, t), rule, 1, key=key)
+        state = {
+            (w.part, w.number): (trainer.values(w, "data"), trainer.values(w, "bias")) for w in store.manifest.windows
+        }
+    finally:
+        trainer.close()
+    found = dense(store, state)
+    for w, b, ours, bias in zip(weights, biases, *found, strict=True):
+        right = np.where(w.detach() != 0, w.detach() - 0.1 * w.grad, 0)
+        np.testing.assert_allclose(ours, right, atol=1e-12)
+        np.testing.assert_allclose(bias, (b.detach() - 0.1 * b.grad).numpy(), atol=1e-12)
