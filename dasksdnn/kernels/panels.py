@@ -16,6 +16,8 @@ from dasksdnn.network import Array
 
 #: Panels are allocated in multiples of this many samples, so that a vector loop seldom has a remainder.
 LANES = 16
+#: Rows of samples that are read along at once where they may share places in the first cache, which has no more ways.
+ALONG = 8
 #: A cache line: vectors that straddle two of them take twice as long to load.
 LINE = 64
 
@@ -43,7 +45,7 @@ def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
 
     Rows that are whole pages apart would share few places in the cache: of them, few are read along at a time.
     """
-    step = LANES if rows.shape[1] * rows.itemsize % 4096 == 0 else rows.shape[0]
+    step = ALONG if rows.shape[1] * rows.itemsize % 4096 == 0 else rows.shape[0]
     for first in range(0, rows.shape[0], max(1, step)):
         last = min(first + step, rows.shape[0])
         for j in range(rows.shape[1]):
@@ -53,22 +55,32 @@ def fill_dense(panel, rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def gather_targets(targets, rows, out):  # type: ignore[no-untyped-def]
-    """Write out[i, s] = targets[s, rows[i]], a cache line of samples at a time: as many rows of targets are read along."""
-    for first in range(0, targets.shape[0], LANES):
-        last = min(first + LANES, targets.shape[0])
+    """Write out[i, s] = targets[s, rows[i]], a few samples at a time: as many rows of targets are read along."""
+    for first in range(0, targets.shape[0], ALONG):
+        last = min(first + ALONG, targets.shape[0])
         for i in range(rows.size):
             for s in range(first, last):
                 out[i, s] = targets[s, rows[i]]
 
 
-@compiled(fastmath={"reassoc", "contract"})
-def sum_squares(panel):  # type: ignore[no-untyped-def]
-    """Sum of squares of all entries, in double precision."""
+@compiled
+def squared_error(y, targets, rows, factor, delta):  # type: ignore[no-untyped-def]
+    """Write factor * (y - targets) into `delta`; returns the sum of squared differences, in double precision.
+
+    y, delta : (neurons, width) panels; targets : (samples, neurons); row i of a panel is neuron rows[i]
+    """
     total = 0.0
-    for i in range(panel.shape[0]):
-        for s in range(panel.shape[1]):
-            value = np.float64(panel[i, s])
-            total += value * value
+    for first in range(0, targets.shape[0], ALONG):
+        last = min(first + ALONG, targets.shape[0])
+        for i in range(rows.size):
+            for s in range(first, last):
+                delta[i, s] = targets[s, rows[i]]
+            part = 0.0
+            for s in range(first, last):
+                difference = y[i, s] - delta[i, s]
+                delta[i, s] = difference * factor
+                part += np.float64(difference) * np.float64(difference)
+            total += part
     return total
 
 
@@ -136,7 +148,7 @@ def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:
     table, sizes = np.zeros(1, np.uint32), (np.uint16, np.uint32)
     return [
         partial(fill_dense, panel, rows),
-        partial(sum_squares, panel),
+        partial(squared_error, panel, rows, np.zeros(1, np.uint32), panel.dtype.type(0), panel),
         partial(gather_targets, rows, np.zeros(1, np.uint32), panel),
         *(partial(fill_csr, panel, 1, np.zeros(2, i), np.zeros(0, i), rows[0, :0], 0, 1) for i in (np.int32, np.int64)),
         partial(alive_columns, panel, 1, 1),

@@ -13,7 +13,7 @@ import numpy as np
 
 from dasksdnn.errors import InputError
 from dasksdnn.kernels.activations import slopes
-from dasksdnn.kernels.panels import gather_targets, sum_squares
+from dasksdnn.kernels.panels import gather_targets, squared_error
 from dasksdnn.network import Activation, Array
 
 _IDENTITY = Activation("identity")
@@ -106,23 +106,17 @@ class SquaredError:
 
     def value(self, y: Array, count: int, targets: Array, rows: Array, activation: Activation) -> tuple[float, int]:
         """See `Loss`."""
-        return self._parts(y[:, :count], targets, rows)[0], 0
+        return float(squared_error(y, targets, rows, y.dtype.type(0), np.empty_like(y))) / rows.size, 0
 
     def value_and_delta(
         self, y: Array, count: int, targets: Array, rows: Array, activation: Activation, delta: Array, weight: float
     ) -> tuple[float, int]:
         """See `Loss`."""
-        loss, difference = self._parts(y[:, :count], targets, rows)
-        _finish(difference, y[:, :count], activation, delta, weight * 2 / rows.size)
-        return loss, 0
-
-    @staticmethod
-    def _parts(y: Array, targets: Array, rows: Array) -> tuple[float, Array]:
-        """Loss, and y - t."""
-        difference = _wanted(targets, rows, y.dtype)
+        delta[:, count:] = 0
+        squares = squared_error(y, targets, rows, y.dtype.type(weight * 2 / rows.size), delta)
         with _quiet():
-            np.subtract(y, difference, out=difference)
-        return float(sum_squares(difference)) / rows.size, difference
+            _derive(delta[:, :count], y[:, :count], activation, None)
+        return float(squares) / rows.size, 0
 
 
 class BinaryCrossEntropy:
@@ -196,13 +190,18 @@ def _finish(derivative: Array, y: Array, activation: Activation, delta: Array, w
     delta[:, count:] = 0
     with _quiet():
         out = np.multiply(derivative, y.dtype.type(weight), out=delta[:, :count])
-        if activation.name in ("sigmoid", "tanh"):
-            np.multiply(y, y, out=derivative)
-            np.subtract(y if activation.name == "sigmoid" else 1, derivative, out=derivative)
-            out *= derivative
-        elif activation.name != "identity":
-            low, high, slope = slopes(activation)
-            np.multiply(out, y.dtype.type(slope), out=out, where=~(y > low) | (y >= high))
+        _derive(out, y, activation, derivative)
+
+
+def _derive(out: Array, y: Array, activation: Activation, spare: Array | None) -> None:
+    """Multiply `out` by f'(z), which follows from y = f(z); `spare` is a panel that may be written into."""
+    if activation.name in ("sigmoid", "tanh"):
+        squares = np.multiply(y, y, out=spare)
+        np.subtract(y if activation.name == "sigmoid" else 1, squares, out=squares)
+        out *= squares
+    elif activation.name != "identity":
+        low, high, slope = slopes(activation)
+        np.multiply(out, y.dtype.type(slope), out=out, where=~(y > low) | (y >= high))
 
 
 #: Losses, by name.
