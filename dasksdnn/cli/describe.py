@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from dasksdnn import host
-from dasksdnn.diagnostics.tables import count
+from dasksdnn.diagnostics.tables import count, some
 
 _COUNTED = ("volume", "messages", "max_send", "imbalance")
 
@@ -28,6 +28,20 @@ def describe(store: Any) -> dict[str, str]:
         f"{host.format_bytes(size)} in {count(len(store.manifest.windows), 'window')} "
         f"({size / max(1, store.edges):.2f} bytes an edge), format version {store.version}"
     )
+    if store.generation:
+        rows |= _trained(store)
+    return rows
+
+
+def _trained(store: Any) -> dict[str, str]:
+    """Which generations there are, and where training stands."""
+    from dasksdnn.store.reader import generations
+
+    others = [number for number in generations(store.path) if number != store.generation]
+    rows = {"generation": f"{store.generation}" + (f", and {some(others)} kept" if others else "")}
+    record = store.training or {}
+    if {"epoch", "step"} <= set(record):
+        rows["trained"] = f"{count(record['epoch'], 'epoch')}, {count(record['step'], 'step')}"
     return rows
 
 

@@ -38,11 +38,14 @@ def test_train(task, run, report):
     assert found["epochs"][-1]["validation_accuracy"] > 0.9
     assert found["generation"] == sdnn.open_store(task / "net.zarr").generation == 21
     assert found["plan"]["projected"] >= found["peak_rss_bytes"] * 0.5
-    told = run(*command(task, "--epochs", 21, "--lr", 0.02, "--resume"), status=0)
+    told = run(*command(task, "--epochs", 21, "--lr", 0.02, "--init", "glorot", *looked_at, "--resume"))
     assert "generation" in told.out
     assert len(re.findall(r"^ +\d+ +\d\.\d{4}", told.out, re.MULTILINE)) == 21
+    told = run("info", task / "net.zarr").out
+    assert "21 epochs, 147 steps" in told
+    assert "generation  22, and 0, " in told
     kept = generations(task / "net.zarr")  # what training began with, the best, the newest two
-    assert kept[0] == 1
+    assert kept[0] == 0
     assert kept[-2:] == [21, 22]
     assert len(kept) <= 4
 

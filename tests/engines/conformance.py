@@ -66,7 +66,7 @@ class InferenceConformance:
 
     def test_the_published_fixture(self, tmp_path, published):
         net = sdnn.graphchallenge(published, 1024, 30)
-        store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 8))
+        store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 8, effort="fast"))
         dataset = sdnn.open_dataset(published / "sparse-images-1024_first1200.tsv.gz", features=1024)
         try:
             _, categories = self.run(store, dataset)

@@ -99,6 +99,8 @@ def test_clipping_holds_the_gradient():
     assert more > less
 
 
-@pytest.mark.parametrize(("samples", "width", "tile"), [(1, 64, 16), (40, 64, 48), (256, 1024, 128), (256, 256, 256), (256, 65536, 64)])
+@pytest.mark.parametrize(
+    ("samples", "width", "tile"), [(1, 64, 16), (40, 64, 48), (256, 1024, 128), (256, 256, 256), (256, 65536, 64)]
+)
 def test_tiles(samples, width, tile):
     assert tile_of(Sizes((width, width), 4, (1,), (1,)), samples) == tile
