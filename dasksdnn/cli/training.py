@@ -35,8 +35,20 @@ from dasksdnn.diagnostics.tables import show, show_grid, write_json
 )
 @number("--epochs", "Times that every sample is seen.", default=5)
 @number("--batch-size", "Samples of a step.", default=64)
-@click.option("--loss", type=click.Choice(["softmax", "mse", "bce"]), default="softmax", show_default=True)
-@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="adam", show_default=True)
+@click.option(
+    "--loss",
+    type=click.Choice(["softmax", "mse", "bce"]),
+    default="softmax",
+    show_default=True,
+    help="Cross-entropy of classes, squared error, or cross-entropy of each output.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "momentum", "adam", "adamw"]),
+    default="adam",
+    show_default=True,
+    help="How weights follow their gradient.",
+)
 @number("--lr", "Learning rate.", float, default=1e-3)
 @number("--momentum", "Of the optimizer momentum.", float, default=0.9)
 @click.option("--nesterov", is_flag=True, help="Nesterov's momentum.")

@@ -14,7 +14,19 @@ def test_help_without_arguments(run):
     printed = run().out
     assert printed == run("--help").out == run("-h").out
     listed = [line.split()[0] for line in printed.split("Commands:\n")[1].splitlines()]
-    assert listed == ["demo", "generate", "import", "partition", "plan", "infer", "evaluate", "info", "verify", "bench"]
+    assert listed == [
+        "demo",
+        "generate",
+        "import",
+        "partition",
+        "plan",
+        "infer",
+        "train",
+        "evaluate",
+        "info",
+        "verify",
+        "bench",
+    ]
     assert "community" in run("generate").out
     assert "graphchallenge" in run("import").out
 
