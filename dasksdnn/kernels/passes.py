@@ -25,7 +25,7 @@ from dasksdnn.kernels.dotkernel import BLOCK_BYTES
 from dasksdnn.kernels.panels import LANES
 from dasksdnn.kernels.sddmm import ADD, STORE, gradient_rows, row_range_sums
 from dasksdnn.kernels.spmm import product_rows
-from dasksdnn.kernels.tape import Dropout, Tape, columns_of, drop, drop_input, new_tape, panel_of
+from dasksdnn.kernels.tape import DELTAS, Dropout, Tape, columns_of, drop, drop_input, new_tape, panel_of
 from dasksdnn.kernels.team import Team, boundary, meet
 from dasksdnn.kernels.update import SGD, Rule, apply
 from dasksdnn.kernels.vectors import lanes, shape
@@ -258,7 +258,7 @@ def _forward(indptr, indices, data, bias, supernodes, spans, codes, limits, tape
 
 @compiled(fastmath={"contract"})
 def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indptr, back_indices, order, back_nodes, back_spans, codes, limits, tape, at, widths, tile, samples, base, dropped, drops, scale, ids, ids_at, deltas, code, numbers, m, v, bias_m, bias_v, gradient, bias_gradient, held, whole, vector, many, shape, member, members, counter):  # type: ignore[no-untyped-def]  # fmt: skip
-    pitch, none = deltas.shape[1] // 3, m[:0]
+    pitch, none = deltas.shape[1] // DELTAS, m[:0]
     tiles = (samples + tile - 1) // tile
     for k in range(codes.size - 1, -1, -1):
         layer = base + k
@@ -277,8 +277,8 @@ def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indp
             first, last = boundary(pointers, nodes, member, members), boundary(pointers, nodes, member + 1, members)
             for tau in range(tiles):
                 y = panel_of(tape, tau, at[k], widths[k], tile)
-                delta = panel_of(deltas, tau, (layer + 1) % 3 * pitch, widths[k + 1], tile)
-                out = panel_of(deltas, tau, layer % 3 * pitch, widths[k], tile)
+                delta = panel_of(deltas, tau, (layer + 1) % DELTAS * pitch, widths[k + 1], tile)
+                out = panel_of(deltas, tau, layer % DELTAS * pitch, widths[k], tile)
                 columns = columns_of(samples, tau, tile)
                 product_rows(
                     pointers, nodes, first, last, weights, order[e:e1], back_indices[e:e1], None, limits[k, 0],
@@ -298,7 +298,7 @@ def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indp
             x = panel_of(tape, tau, at[k], widths[k], tile)
             if dropping:
                 x = panel_of(dropped, tau, layer % 2 * (dropped.shape[1] // 2), widths[k], tile)
-            delta = panel_of(deltas, tau, (layer + 1) % 3 * pitch, widths[k + 1], tile)
+            delta = panel_of(deltas, tau, (layer + 1) % DELTAS * pitch, widths[k + 1], tile)
             columns, more = columns_of(samples, tau, tile), held or tau > 0
             row_range_sums(delta, low, high, columns, bias_sums, more, vector)
             if tau < tiles - 1 or code == 0:

@@ -20,6 +20,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import Moments
 from networks import random_net, random_partition
 
 import dasksdnn as sdnn
@@ -311,20 +312,11 @@ def attempt(function, *arguments, **options):
     return None
 
 
-class Counter:
+class Counter(Moments):
     """Calls a function at the n-th moment before or after a commit writes, syncs, replaces or removes something."""
 
     def __init__(self, at, action):
         self.at, self.action, self.calls = at, action, 0
-
-    def hook(self, function):
-        def called(*arguments, **options):
-            self.tick()
-            result = function(*arguments, **options)
-            self.tick()
-            return result
-
-        return called
 
     def tick(self):
         if threading.current_thread() is not threading.main_thread():

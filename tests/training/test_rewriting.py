@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from moments import Moments
 from networks import random_input, random_net, random_partition
 
 import dasksdnn as sdnn
@@ -357,20 +358,11 @@ def test_moments_that_do_not_fit(tmp_path):
         evolve(open_store(store.path), "set", epoch=0, seed=0)
 
 
-class Killer:
+class Killer(Moments):
     """Kills the process at the n-th moment before or after it writes, syncs, replaces or removes something."""
 
     def __init__(self, at):
         self.at = at
-
-    def hook(self, function):
-        def called(*arguments, **options):
-            self.tick()
-            result = function(*arguments, **options)
-            self.tick()
-            return result
-
-        return called
 
     def tick(self):
         self.at -= 1
