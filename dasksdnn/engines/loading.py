@@ -1,8 +1,7 @@
-"""From windows to a chain of layers: all parts of a run of layers, merged for an owner that holds them all.
+"""From windows to a chain of layers: an owner's parts of a run of layers, merged.
 
-The parts of a layer stand below one another, and positions in each part's input panel become positions in one shared
-panel, in part-major order (at layer 1, in the dataset's own order). Rows keep their stored order of terms, so a store
-gives the same bits however its layers are loaded.
+The parts of a layer stand below one another, and positions in each part's input panel become positions in the owner's
+(see `shares`). Rows keep their stored order of terms, so a store gives the same bits however its layers are loaded.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dasksdnn.engines.shares import Share, whole
 from dasksdnn.kernels.chain import Chain, empty_chain, with_supernodes
 from dasksdnn.kernels.panels import remap
 from dasksdnn.network import Array
@@ -22,16 +22,17 @@ from dasksdnn.store.manifest import Window
 from dasksdnn.store.reader import Extent, Store
 
 
-def sizes_of(store: Store) -> Sizes:
-    """What a plan must know of a store."""
-    edges = store.block_nonzeros().sum(axis=1)
-    widths = store.widths
+def sizes_of(store: Store, share: Share | None = None) -> Sizes:
+    """What a plan must know of a store, or of what one owner holds of it."""
+    share = share or whole(store)
+    edges = store.block_nonzeros()[:, list(share.parts)].sum(axis=1)
+    widths = share.widths
     entry = store.dtype.itemsize + positions_dtype(store).itemsize
     layer_bytes = tuple(
         int(n) * entry + (after + 1) * 16 + after * (store.dtype.itemsize + 8)
         for n, after in zip(edges, widths[1:], strict=True)
     )
-    return Sizes(widths, store.dtype.itemsize, layer_bytes, tuple(int(n) for n in edges), store.nparts)
+    return Sizes(widths, store.dtype.itemsize, layer_bytes, tuple(int(n) for n in edges), len(share.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,24 @@ class Slab:
     ----------
     first : int
     chain : Chain
-        Positions are those of one panel that holds all neurons of a layer.
+        Positions are those of the owner's panels.
     orders : tuple of int arrays
         Global neurons of each layer's outputs, in panel order.
+    share : Share
+        The owner's.
     """
 
     first: int
     chain: Chain
     orders: tuple[Array, ...]
+    share: Share
+
+    def ids(self) -> Array:
+        """Global neurons of each layer's input panel, end to end, then of the last layer's outputs, as uint32."""
+        panels = [self.share.panel(self.first)]
+        for k, order in enumerate(self.orders[:-1], start=self.first + 1):
+            panels += [order, self.share.crossings[k].received]
+        return np.concatenate([*panels, self.orders[-1]]).astype(np.uint32)
 
 
 def positions_dtype(store: Store) -> np.dtype[np.generic]:
@@ -57,26 +68,28 @@ def positions_dtype(store: Store) -> np.dtype[np.generic]:
     return index_dtype(max(store.widths))
 
 
-def load(store: Store, first: int, last: int) -> Slab:
-    """Load layers `first` to `last` (0-based, `last` not included), every part merged.
+def load(store: Store, first: int, last: int, share: Share | None = None) -> Slab:
+    """Load layers `first` to `last` (0-based, `last` not included), an owner's parts merged (by default all).
 
     Raises
     ------
     CorruptStoreError
         What is read does not match the manifest, or could not be run.
     """
-    spans = list(_spans(store, first, last))
-    order = {k: _part_major(store, [span.rows(k) for span in spans if k in span], k) for k in range(first, last)}
+    share = share or whole(store)
+    spans = list(_spans(store, share, first, last))
+    order = {k: _merged(share, [span.rows(k) for span in spans if k in span], k) for k in range(first, last)}
     nonzeros = [sum(span.nonzeros(k) for span in spans if k in span) for k in order]
     rows, activations = [o.size for o in order.values()], store.activations[first:last]
-    chain = empty_chain(rows, nonzeros, store.widths[first], activations, store.dtype, positions_dtype(store))
+    inputs = share.widths[first:last]
+    chain = empty_chain(rows, nonzeros, inputs, activations, store.dtype, positions_dtype(store))
     layers = {k: _Layer(chain, k - first) for k in order}
-    tables = {k: _positions(order[k - 1] if k > first else _order_before(store, first), store.widths[k]) for k in order}
     row = dict.fromkeys(order, 0)
     entry = dict.fromkeys(order, 0)
+    tables = {k: _positions(share, k, order.get(k - 1)) for k in order}
     for span in spans:
         span.fill(layers, tables, row, entry)
-    return Slab(first, with_supernodes(chain), tuple(order.values()))
+    return Slab(first, with_supernodes(chain), tuple(order.values()), share)
 
 
 def fill_state(store: Store, slab: Slab, name: str, out: Array) -> None:
@@ -92,7 +105,7 @@ def fill_state(store: Store, slab: Slab, name: str, out: Array) -> None:
     """
     last, kind = slab.first + len(slab.chain), 1 if name.startswith("data") else 2
     reached = {k: int(slab.chain.spans[k - slab.first, kind]) for k in range(slab.first, last)}
-    for part in range(store.nparts):
+    for part in slab.share.parts:
         for window in store.windows(part):
             if name not in window.arrays:
                 raise corrupt(f"{store.path}: {window.label(name)}", "the checkpoint has no such array")
@@ -112,30 +125,29 @@ class _Layer:
         self.data, self.bias = chain.values(k)
 
 
-def _order_before(store: Store, first: int) -> Array | None:
-    """Part-major order of the panel that enters layer `first`; None for the dataset's own."""
-    return (
-        _part_major(store, [store.rows(part, first - 1) for part in range(store.nparts)], first - 1) if first else None
-    )
-
-
-def _part_major(store: Store, rows: list[Array], k: int) -> Array:
-    order = np.concatenate(rows).astype(np.int64)
-    if order.size != store.widths[k + 1] or (np.bincount(order, minlength=order.size) != 1).any():
-        raise corrupt(f"{store.path}: layer {k + 1}, array 'rows'", "the parts' rows do not make up the layer")
+def _merged(share: Share, rows: list[Array], k: int) -> Array:
+    """The rows of an owner's parts of layer `k`, checked."""
+    order = np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
+    count = share.crossings[k + 1].own if k + 1 < len(share.crossings) else share.outputs
+    if order.size != count or (np.bincount(order, minlength=1) > 1).any():
+        raise corrupt(f"{share.store.path}: layer {k + 1}, array 'rows'", "the parts' rows do not make up the layer")
     return order
 
 
-def _positions(order: Array | None, width: int) -> Array:
-    """Where in the input panel each global neuron stands."""
-    table: Array = np.arange(width, dtype=np.uint32)
-    if order is not None:
-        table[order] = np.arange(width, dtype=np.uint32)
+def _positions(share: Share, k: int, before: Array | None) -> Array:
+    """Where in the input panel of layer `k` each global neuron stands, and a position that no panel has where it does not."""
+    width = share.store.widths[k]
+    if k == 0:
+        return np.arange(width, dtype=np.uint32)
+    own = _merged(share, [share.rows(k - 1)], k - 1) if before is None else before
+    panel = np.concatenate([own, share.crossings[k].received])
+    table: Array = np.full(width, np.iinfo(np.uint32).max, np.uint32)
+    table[panel] = np.arange(panel.size, dtype=np.uint32)
     return table
 
 
-def _spans(store: Store, first: int, last: int) -> Iterator[_Span]:
-    for part in range(store.nparts):
+def _spans(store: Store, share: Share, first: int, last: int) -> Iterator[_Span]:
+    for part in share.parts:
         for window in store.windows(part):
             if window.first < last and first < window.last:
                 yield _Span(store, window, max(first, window.first), min(last, window.last))
@@ -225,4 +237,9 @@ class _Span:
                     f"layer {k + 1} names a neuron that layer {k} has not",
                 )
             panel[k] = tables[k][ids]
+            if ids.size and panel[k].max() == np.iinfo(np.uint32).max:
+                raise corrupt(
+                    f"{self.store.path}: {self.window.label('columns')}",
+                    f"layer {k + 1} names a neuron that its owner neither has nor receives",
+                )
         return panel

@@ -33,8 +33,8 @@ class Part:
         Pattern, weights, biases.
     backs : Backs
         The pattern by columns.
-    ids : uint32 array of shape (inputs + rows,)
-        Neurons of the input panel, then of each layer's rows.
+    ids : uint32 array
+        Neurons of each layer's input panel, end to end, then those that the last layer computes.
     moments, bias_moments : tuples of arrays
         Of the optimizer, beside the chain's data and bias.
     gradient, bias_gradient : arrays
@@ -65,10 +65,9 @@ class Part:
 
     def neurons(self, k: int) -> Array:
         """Neurons of x_k (k = base: the input panel), in the panel's order."""
-        if k == self.base:
-            return self.ids[: self.chain.inputs]
-        first, last = self.chain.spans[k - self.base - 1 : k - self.base + 1, 2].tolist()
-        return self.ids[self.chain.inputs + first : self.chain.inputs + last]
+        widths = self.chain.widths
+        first = sum(widths[: k - self.base])
+        return self.ids[first : first + widths[k - self.base]]
 
     def forward(self, tape: Tape, span: tuple[int, int], samples: int, dropout: Dropout, team: Team | None) -> None:
         """Run layers `span` (0-based, the last not included) over the first `samples` of a tape that holds x_first."""

@@ -72,7 +72,7 @@ class _Record:
     fields: dict[str, _Field]
     spans: Array
     back_spans: Array
-    inputs: int
+    inputs: tuple[int, ...]
     offset: int
 
     @property
@@ -171,7 +171,7 @@ class Working:
             ("indptr", np.int64, chain.indptr.size),
             ("supernodes", np.int64, chain.supernodes.size),
             ("indices", chain.indices.dtype, chain.indices.size),
-            ("ids", np.uint32, chain.inputs + chain.bias.size),
+            ("ids", np.uint32, sum(chain.widths)),
         ]
         for name in ("", *(f"_{m}" for m in self.moments), *(["_gradient"] if self.settings.held else [])):
             sizes += [(f"bias{name}", value, chain.bias.size), (f"data{name}", value, chain.data.size)]
@@ -186,7 +186,7 @@ class Working:
     def _fill(self, record: _Record, buffer: Array, slab: Slab, backs: Backs, restore: bool) -> None:
         chain = slab.chain
         for name in _FORWARD:
-            source = self._ids(slab) if name == "ids" else getattr(chain, name)
+            source = slab.ids() if name == "ids" else getattr(chain, name)
             record.view(buffer, name)[:] = source
         for name in _BACK:
             record.view(buffer, f"back_{name}")[:] = getattr(backs, name)
@@ -199,11 +199,6 @@ class Working:
         if self.settings.held:
             for kind in ("data", "bias"):
                 record.view(buffer, f"{kind}_gradient")[:] = 0
-
-    def _ids(self, slab: Slab) -> Array:
-        first = slab.first
-        order = np.arange(self.store.widths[0]) if first == 0 else np.concatenate(self.store.order(first).members)
-        return np.concatenate([order, *slab.orders]).astype(np.uint32)
 
     # -- slabs, in the order in which a step needs them
 

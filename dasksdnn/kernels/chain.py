@@ -37,8 +37,8 @@ class Chain:
     spans : int64 array of shape (layers + 1, 4)
         Where each layer begins in `indptr`, in `indices` and `data`, in `bias`, and in `supernodes`.
     activations : tuple of Activation
-    inputs : int
-        Entries of the first layer's input panel.
+    inputs : tuple of int
+        Entries of each layer's input panel: the rows of the layer before, and behind them what others send, if any do.
     """
 
     indptr: Array
@@ -48,15 +48,15 @@ class Chain:
     supernodes: Array
     spans: Array
     activations: tuple[Activation, ...]
-    inputs: int
+    inputs: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.activations)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Entries of the input panel, and rows of each layer."""
-        return (self.inputs, *np.diff(self.spans[:, 2]).tolist())
+        """Entries of each layer's input panel, and rows of the last layer."""
+        return (*self.inputs, int(self.spans[-1, 2] - self.spans[-2, 2]))
 
     def nonzeros(self, first: int, last: int) -> int:
         """Stored weights of layers `first` to `last`."""
@@ -65,7 +65,7 @@ class Chain:
     def block(self, k: int) -> Block:
         """The pattern of layer `k`: views of the chain's arrays."""
         indptr, entries, _, supernodes = (slice(a, b) for a, b in self.spans[k : k + 2].T.tolist())
-        return Block(self.indptr[indptr], self.indices[entries], self.supernodes[supernodes], self.widths[k])
+        return Block(self.indptr[indptr], self.indices[entries], self.supernodes[supernodes], self.inputs[k])
 
     def values(self, k: int) -> tuple[Array, Array]:
         """Data and bias of layer `k`: views of the chain's arrays."""
@@ -76,7 +76,7 @@ class Chain:
 def empty_chain(
     rows: Sequence[int],
     nonzeros: Sequence[int],
-    inputs: int,
+    inputs: Sequence[int],
     activations: Sequence[Activation],
     dtype: np.dtype[Any],
     positions: np.dtype[Any],
@@ -85,9 +85,8 @@ def empty_chain(
 
     Parameters
     ----------
-    rows, nonzeros : sequences of int
-        Of each layer.
-    inputs : int
+    rows, nonzeros, inputs : sequences of int
+        Of each layer: rows, stored weights, entries of its input panel.
     activations : sequence of Activation
     dtype, positions : numpy dtypes
         Of the values, and of `indices`.
@@ -103,7 +102,7 @@ def empty_chain(
         np.empty(0, np.int64),
         spans,
         tuple(activations),
-        inputs,
+        tuple(inputs),
     )
 
 
@@ -172,7 +171,7 @@ def _run(indptr, indices, data, bias, supernodes, spans, codes, numbers, x, y, w
 
 def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
     """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
-    chain = empty_chain([1], [0], 1, [Activation("relu")], dtype, positions)
+    chain = empty_chain([1], [0], [1], [Activation("relu")], dtype, positions)
     chain.bias[:] = 0
     x, y = new_panel(1, LANES, dtype), new_panel(1, LANES, dtype)
     x[...] = 0

@@ -123,8 +123,8 @@ def forward_pass(
     ----------
     chain : Chain
         Layers of a network from `base` (0-based) on.
-    ids : uint32 array of shape (inputs + rows,)
-        Neurons of the chain's input panel, then those that its rows compute: outputs are dropped by them.
+    ids : uint32 array
+        Neurons of each layer's input panel, end to end, then those that the last layer computes: outputs are dropped by them.
     tape : Tape
         x_first stands in it.
     base : int
@@ -205,7 +205,7 @@ def _where(
         raise ValueError(f"samples is {samples}: the tape holds {tape.samples}")
     if tuple(tape.widths[base : base + len(chain) + 1].tolist()) != chain.widths:
         raise ValueError("the tape is not of the chain's layers")
-    ids_at = np.concatenate([np.zeros(1, np.int64), chain.inputs + chain.spans[:-1, 2]])[first - base : last - base]
+    ids_at = np.cumsum([0, *chain.inputs], dtype=np.int64)[first - base : last - base]
     scale = tape.held.dtype.type(1 / (1 - dropout.rate))
     drop = (tape.dropped, dropout.numbers(), scale, ids, ids_at)
     return tape.held, tape.at[first : last + 1], tape.widths[first : last + 1], tape.tile, samples, first, *drop
@@ -359,7 +359,7 @@ def _squares(values):  # type: ignore[no-untyped-def]
 def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
     """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
     relu, ids = Activation("relu"), np.zeros(2, np.uint32)
-    chain = empty_chain([1], [0], 1, [relu], dtype, positions)
+    chain = empty_chain([1], [0], [1], [relu], dtype, positions)
     chain.bias[:] = 0
     chain = with_supernodes(chain)
     tape = new_tape((1, 1), (0, 1), 2, LANES, 1, dtype, False)

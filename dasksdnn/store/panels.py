@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dasksdnn.network import Array
-from dasksdnn.plan.comm import CommPlan, exchange
+from dasksdnn.plan.comm import CommPlan, LayerExchange, exchange
 from dasksdnn.store.blocks import Order
 
 if TYPE_CHECKING:
@@ -42,6 +42,19 @@ class Panels:
                 faults.append((part, "what is received does not stand sender by sender, in each sender's order, once"))
         return received, faults
 
+    def exchange(self, store: Store) -> LayerExchange:
+        """What the parts of a store exchange before the layer.
+
+        Raises
+        ------
+        CorruptStoreError
+            The panels are not in the order that the format asks for.
+        """
+        received, faults = self.received()
+        for part, what in faults:
+            raise store.fault(part, self.layer, "columns", what)
+        return exchange(np.array([members.size for members in self.order.members], np.int64), received)
+
 
 def panels(store: Store) -> Iterator[Panels]:
     """The input panels of each layer in turn.
@@ -61,14 +74,7 @@ def panels(store: Store) -> Iterator[Panels]:
 
 def comm_plan(store: Store) -> CommPlan:
     """See `Store.comm_plan`."""
-    layers = []
-    for panel in panels(store):
-        received, faults = panel.received()
-        for part, what in faults:
-            raise store.fault(part, panel.layer, "columns", what)
-        own = np.array([members.size for members in panel.order.members], np.int64)
-        layers.append(exchange(own, received))
-    return CommPlan(tuple(layers))
+    return CommPlan(tuple(panel.exchange(store) for panel in panels(store)))
 
 
 def _ids(store: Store, part: int) -> Iterator[tuple[Array, Array]]:

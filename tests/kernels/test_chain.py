@@ -19,7 +19,7 @@ def chain_of(net, positions=np.uint16):
     layers = list(net)
     rows, nonzeros = [layer.weights.shape[0] for layer in layers], [layer.edges for layer in layers]
     activations = [layer.activation for layer in layers]
-    chain = empty_chain(rows, nonzeros, net.widths[0], activations, net.dtype, np.dtype(positions))
+    chain = empty_chain(rows, nonzeros, net.widths[:-1], activations, net.dtype, np.dtype(positions))
     for k, layer in enumerate(layers):
         block, (data, bias) = chain.block(k), chain.values(k)
         block.indptr[:], block.indices[:] = layer.weights.indptr, layer.weights.indices
