@@ -8,7 +8,7 @@ An engine brings the input, exchanges activations and deltas with other parts wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from dasksdnn.kernels.tape import Dropout, Tape
 from dasksdnn.kernels.team import Team
 from dasksdnn.kernels.update import Rule
 from dasksdnn.network import Activation, Array
+
+#: From an array's size to the range of it that is meant.
+Ranges = Callable[[int], slice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +120,14 @@ class Part:
                 self.chain, self.backs, self.ids, tape, self.base, (first, last), samples, before, dropout, sums, team
             )
 
-    def squares(self) -> float:
-        """The sum of squares of the whole gradient, which has to be held."""
-        return sum_of_squares(self.gradient) + sum_of_squares(self.bias_gradient)
+    def squares(self, share: Ranges) -> float:
+        """The sum of squares of a share of the gradient, which has to be held."""
+        return sum(sum_of_squares(g[share(g.size)]) for g in (self.gradient, self.bias_gradient))
 
-    def apply(self, rule: Rule, step: int, factor: float, team: Team | None) -> None:
-        """Apply a rule to the gradient that is held, multiplied by a factor."""
+    def apply(self, rule: Rule, step: int, factor: float, team: Team | None, share: Ranges) -> None:
+        """Apply a rule to a share of the gradient that is held, multiplied by a factor."""
         sums = Gradient(self.gradient, self.bias_gradient, True, rule, step, self.moments, self.bias_moments)
-        apply_pass(self.chain, sums, factor, team)
+        apply_pass(self.chain, sums, factor, team, share)
 
 
 def finite(tape: Tape, k: int, samples: int) -> bool:

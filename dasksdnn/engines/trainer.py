@@ -1,7 +1,10 @@
-"""The local engine of training: one machine holds all parts, merged into one that exchanges nothing.
+"""One rank's share of training: all parts and all samples on one machine, or some of either among many ranks.
 
 a step:  rows --fill--> tape   slab 0 -> 1 -> ... forward    loss    ... -> 1 -> slab 0 backward, weights updated
 (in rounds, where the batch is wider than the tape: their gradients are added up, the last one updates)
+
+Where parts are split over ranks, panels are completed before a layer that needs what others own (expand), and partial sums
+go back behind it (fold). Where samples are split, gradients are added up over the ranks before any is applied.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ from typing import Any
 import scipy.sparse
 
 from dasksdnn.compiling import warm_up
+from dasksdnn.engines.exchange import Exchange, Grid, Reduction
+from dasksdnn.engines.exchange import Outputs as AllOutputs
 from dasksdnn.engines.loading import positions_dtype
 from dasksdnn.engines.part import Part, finite
 from dasksdnn.engines.probing import Probe
+from dasksdnn.engines.shares import Share, whole
+from dasksdnn.engines.transport import Alone, gather
 from dasksdnn.engines.working import Need, Working
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import panels, passes
+from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.kernels.panels import LANES, fill_csr, fill_dense
 from dasksdnn.kernels.tape import Dropout, new_tape
 from dasksdnn.kernels.team import Team
@@ -52,6 +60,10 @@ class Trainer:
         Take moments from the store, too.
     scratch : path or None
     listener : callable
+    share : Share, optional
+        The parts that this rank holds; by default all.
+    grid : Grid, optional
+        Where it stands among other ranks, which make the same calls with the same arguments at the same time.
     """
 
     def __init__(
@@ -64,14 +76,28 @@ class Trainer:
         restore: bool = False,
         scratch: str | os.PathLike[str] | None = None,
         listener: Listener = ignore,
+        share: Share | None = None,
+        grid: Grid | None = None,
     ) -> None:
         self.store, self.settings, self.dropout, self._scratch = store, settings, dropout, scratch
-        self.working = Working(store, settings, moments, restore=restore, scratch=scratch, listener=listener)
+        self.grid, self.share = grid or Grid(Alone()), share or whole(store)
+        if self.grid.transport.size > 1 and (settings.every > 1 or (self.grid.replicas > 1 and not settings.held)):
+            raise ValueError("several ranks keep all activations, and where samples are split hold the gradient")
+        self.working = Working(
+            store, settings, moments, restore=restore, scratch=scratch, listener=listener, share=self.share
+        )
         self._team: Team | None = None
+        self._meets = frozenset(self.share.meets)
         self._filled = 0
         try:
-            at, rows = settings.places(store.widths)
-            self._tape = new_tape(store.widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
+            widths = self.share.widths
+            at, rows = settings.places(widths)
+            self._tape = new_tape(widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
+            self._exchange = Exchange(self.grid, self.share, settings.samples, store.dtype)
+            self._reduction = Reduction(self.grid)
+            self._outputs = (
+                AllOutputs(self.grid, self.share, settings.tile, store.dtype) if self.share.owners > 1 else None
+            )
             self._team = Team(settings.threads) if settings.threads > 1 else None
         except BaseException:
             self.working.close()
@@ -95,50 +121,91 @@ class Trainer:
         clip : callable, optional
             From the norm of the whole gradient to the factor that it is multiplied by.
         """
-        samples, wide = int(rows.shape[0]), self.settings.samples
-        starts = range(0, samples, wide)
+        low, high = self.grid.samples(int(rows.shape[0]))
+        wide, apart = self.settings.samples, self.grid.replicas > 1
+        starts = range(low, high, wide)
         for start in starts:
-            count = min(wide, samples - start)
+            count = min(wide, high - start)
             dropout = Dropout(self.dropout, key, start)
-            last = start == starts[-1] and clip is None
-            self._round(rows[start : start + count], outputs, start, dropout, rule if last else None, step)
-        if clip is not None:
-            self._clipped(rule, step, clip)
+            last = start == starts[-1] and clip is None and not apart
+            some = rows[start : start + count]
+            self._round(some, outputs, start, dropout, rule if last else None, step, held=start > low)
+        if apart:
+            self._sum_gradients(none=low == high)
+        if clip is not None or apart:
+            self._apply(rule, step, clip)
 
-    def _round(self, rows: Any, outputs: Outputs, start: int, dropout: Dropout, rule: Rule | None, step: int) -> None:
+    def _round(
+        self, rows: Any, outputs: Outputs, start: int, dropout: Dropout, rule: Rule | None, step: int, held: bool
+    ) -> None:
         count, slabs = int(rows.shape[0]), range(len(self.settings.slabs))
         self._fill(rows)
         order = [*((j, Need.FORWARD) for j in slabs), *((j, Need.CHANGE) for j in reversed(slabs))]
         with closing(self.working.sweep(order)) as sweep:
             for (j, need), part in zip(order, sweep, strict=True):
-                segments = segments_of(self.settings, self.settings.slabs[j])
                 if need is Need.FORWARD:
-                    part.forward(self._tape, self.settings.slabs[j], count, dropout, self._team)
+                    self._forward(part, j, count, dropout)
                     if j == slabs[-1]:
                         self._tell(part.rows, count, start, outputs, learning=True)
                 else:
-                    part.backward(
-                        self._tape,
-                        segments,
-                        count,
-                        dropout,
-                        self._team,
-                        fresh=j == slabs[-1],
-                        rule=rule,
-                        step=step,
-                        held=start > 0,
-                    )
+                    fresh = j == slabs[-1]
+                    for stage in reversed(self.share.stages(*self.settings.slabs[j])):
+                        segments = segments_of(self.settings, stage)
+                        part.backward(
+                            self._tape,
+                            segments,
+                            count,
+                            dropout,
+                            self._team,
+                            fresh=fresh,
+                            rule=rule,
+                            step=step,
+                            held=held,
+                        )
+                        self._fold(stage[0], count)
 
-    def _clipped(self, rule: Rule, step: int, clip: Clip) -> None:
+    def _forward(self, part: Part, j: int, count: int, dropout: Dropout) -> None:
+        """Run a slab forward, completing panels where anyone needs what others own."""
+        for stage in self.share.stages(*self.settings.slabs[j]):
+            if stage[0] in self._meets:
+                self._exchange.expand(self._panels(stage[0], count, self._tape.panel), stage[0])
+            part.forward(self._tape, stage, count, dropout, self._team)
+
+    def _fold(self, k: int, count: int) -> None:
+        if k in self._meets:
+            self._exchange.fold(self._panels(k, count, self._tape.delta), k)
+
+    def _panels(self, k: int, count: int, panel: Callable[[int, int], Array]) -> list[tuple[Array, int]]:
+        tile = self._tape.tile
+        return [(panel(t, k), min(tile, count - t * tile)) for t in range(-(-count // tile))]
+
+    def _sum_gradients(self, none: bool) -> None:
+        """Add up the gradients of all replicas, each in its range; one that had no sample adds zero."""
         slabs = range(len(self.settings.slabs))
-        squares = 0.0
-        with closing(self.working.sweep([(j, Need.LOOK) for j in slabs])) as sweep:
-            for part in sweep:
-                squares += part.squares()
-        factor = clip(squares**0.5)
         with closing(self.working.sweep([(j, Need.CHANGE) for j in slabs])) as sweep:
             for part in sweep:
-                part.apply(rule, step, factor, self._team)
+                sums = [part.gradient, part.bias_gradient]
+                for gradient in sums if none else ():
+                    gradient[:] = 0
+                self._reduction.add_up(sums)
+
+    def _apply(self, rule: Rule, step: int, clip: Clip | None) -> None:
+        """Apply the gradient that is held; where samples are split, in this rank's range, and take the others'."""
+        slabs = range(len(self.settings.slabs))
+        factor = 1.0 if clip is None else clip(self._norm())
+        with closing(self.working.sweep([(j, Need.CHANGE) for j in slabs])) as sweep:
+            for part in sweep:
+                part.apply(rule, step, factor, self._team, self._reduction.range)
+                if self.grid.replicas > 1:
+                    self._reduction.give([part.chain.data, part.chain.bias])
+
+    def _norm(self) -> float:
+        """Of the whole gradient, over all ranks."""
+        squares = 0.0
+        with closing(self.working.sweep([(j, Need.LOOK) for j in range(len(self.settings.slabs))])) as sweep:
+            for part in sweep:
+                squares += part.squares(self._reduction.range)
+        return float(sum(gather(self.grid.transport, squares)) ** 0.5)
 
     # -- outputs alone
 
@@ -150,14 +217,15 @@ class Trainer:
         rows : array or csr_array of shape (samples, inputs)
         outputs : callable
         """
+        low, high = self.grid.samples(int(rows.shape[0]))
         wide, order = self.settings.samples, [(j, Need.FORWARD) for j in range(len(self.settings.slabs))]
-        for start in range(0, int(rows.shape[0]), wide):
-            some = rows[start : start + wide]
+        for start in range(low, high, wide):
+            some = rows[start : min(start + wide, high)]
             count = int(some.shape[0])
             self._fill(some)
             with closing(self.working.sweep(order)) as sweep:
                 for (j, _), part in zip(order, sweep, strict=True):
-                    part.forward(self._tape, self.settings.slabs[j], count, Dropout(), self._team)
+                    self._forward(part, j, count, Dropout())
                     if j == order[-1][0]:
                         self._tell(part.rows, count, start, outputs, learning=False)
 
@@ -214,8 +282,15 @@ class Trainer:
         tape, last = self._tape, len(self.store)
         for tile in range(-(-count // tape.tile)):
             first = tile * tape.tile
-            delta = tape.delta(tile, last) if learning else None
-            outputs(tape.panel(tile, last), min(tape.tile, count - first), start + first, rows, delta)
+            width = min(tape.tile, count - first)
+            y, delta = tape.panel(tile, last), tape.delta(tile, last) if learning else None
+            if self._outputs is None:
+                outputs(y, width, start + first, rows, delta)
+                continue
+            every = self._outputs.delta() if learning else None
+            outputs(self._outputs.gather(y), width, start + first, self._outputs.rows, every)
+            if delta is not None and every is not None:
+                delta[:] = every[self._outputs.own]
 
     def _fill(self, rows: Any) -> None:
         """Write samples into the tape, and zero where a tile's last vector has none."""
@@ -243,6 +318,11 @@ class Trainer:
         self.working.flush()
         return self.working.read, self.working.written
 
+    @property
+    def words(self) -> int:
+        """Values that this rank has sent to other owners in expands and folds so far."""
+        return self._exchange.words
+
     def values(self, window: Window, name: str) -> Array:
         """One array of a window's state; see `Working.values`."""
         return self.working.values(window, name)
@@ -261,6 +341,7 @@ def prepare(store: Store, listener: Listener = ignore) -> None:
         [
             *panels.warm_up_calls(store.dtype),
             *passes.warm_up_calls(store.dtype, positions),
+            *row_kernels.warm_up_calls(store.dtype),
         ],
         listener,
     )

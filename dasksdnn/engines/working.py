@@ -30,6 +30,7 @@ import numpy as np
 from dasksdnn.atomic import storage_error
 from dasksdnn.engines.loading import Slab, fill_state, load
 from dasksdnn.engines.part import Part
+from dasksdnn.engines.shares import Share, whole
 from dasksdnn.errors import InputError, StoreError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels.chain import Chain
@@ -108,6 +109,8 @@ class Working:
         Folder of the scratch file; by default the system's for temporary files.
     listener : callable
         Told of slabs loaded.
+    share : Share, optional
+        The parts that are trained here; by default all.
 
     Attributes
     ----------
@@ -124,9 +127,12 @@ class Working:
         restore: bool = False,
         scratch: str | os.PathLike[str] | None = None,
         listener: Listener = ignore,
+        share: Share | None = None,
     ) -> None:
         self.store, self.settings, self.moments = store, settings, tuple(moments)
+        self.share = share or whole(store)
         self.read = self.written = 0
+        self._counts: Array | None = None
         self._records: list[_Record] = []
         self._resident: dict[int, Array] = {}
         self._writes: dict[int, Future[None]] = {}
@@ -146,7 +152,7 @@ class Working:
     def _load(self, restore: bool, listener: Listener) -> None:
         for j, (first, last) in enumerate(self.settings.slabs):
             _check_layers(self.store, first, last)
-            slab = load(self.store, first, last)
+            slab = load(self.store, first, last, self.share)
             backs = make_backs(slab.chain)
             record = self._record(slab, backs, self._records[-1] if j > self.settings.resident else None)
             buffer = _buffer(record.nbytes)
@@ -159,8 +165,8 @@ class Working:
                 self._put(j, buffer, (0, record.nbytes))
             listener(Progress("load", last, len(self.store), "layers"))
         if not self.settings.held:
-            edges = int(self.store.block_nonzeros().sum(axis=1).max())
-            self._sums = (np.empty(edges, self.store.dtype), np.empty(max(self.store.widths[1:]), self.store.dtype))
+            edges = int(self._held_counts()[:, :, 0].sum(axis=1).max())
+            self._sums = (np.empty(edges, self.store.dtype), np.empty(max(self.share.widths[1:]), self.store.dtype))
         passing = [r.nbytes for r in self._records[self.settings.resident :]]
         for _ in range(self.settings.buffers if passing else 0):
             self._free.put(_buffer(max(passing)))
@@ -363,13 +369,18 @@ class Working:
         """Where in a merged layer a part's rows, or entries, stand, and how many there are."""
         column = 0 if kind == "data" else 1
         sizes = self._sizes(k)[:, column]
-        return int(sizes[:part].sum()), int(sizes[part])
+        at = self.share.parts.index(part)
+        return int(sizes[:at].sum()), int(sizes[at])
+
+    def _held_counts(self) -> Array:
+        """Entries and rows of each block that is held, shape (layers, parts held, 2)."""
+        if self._counts is None:
+            rows = np.stack([np.bincount(o, minlength=self.store.nparts) for o in self.store.owner[1:]])
+            self._counts = np.stack([self.store.block_nonzeros(), rows], axis=2)[:, list(self.share.parts)]
+        return self._counts
 
     def _sizes(self, k: int) -> Array:
-        if not hasattr(self, "_counts"):
-            rows = np.stack([np.bincount(o, minlength=self.store.nparts) for o in self.store.owner[1:]])
-            self._counts = np.stack([self.store.block_nonzeros(), rows], axis=2)
-        counts: Array = self._counts[k]
+        counts: Array = self._held_counts()[k]
         return counts
 
     def _piece(self, k: int, kind: str, name: str, start: int, count: int) -> Array:

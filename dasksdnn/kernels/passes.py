@@ -11,7 +11,7 @@ Who computes a row changes no bit of it, so the result does not depend on the nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,13 +178,20 @@ def backward_pass(
     _share(team, _backward, (*arrays, *gradient.arrays(chain), *how))
 
 
-def apply_pass(chain: Chain, gradient: Gradient, factor: float, team: Team | None) -> None:
-    """Multiply the gradient of a whole chain, which has been added up, by a factor, and apply its rule."""
+def apply_pass(
+    chain: Chain, gradient: Gradient, factor: float, team: Team | None, share: Callable[[int], slice]
+) -> None:
+    """Multiply a share of a whole chain's gradient, which has been added up, by a factor, and apply its rule.
+
+    `share` gives the range of an array of some size.
+    """
     code, numbers, m, v, bm, bv, data, bias, _, whole = gradient.arrays(chain)
     if not whole:
         raise ValueError("the gradient of the whole chain has to be held")
-    scale = chain.data.dtype.type(factor)
-    _share(team, _apply, (code, numbers, scale, chain.data, m, v, data, chain.bias, bm, bv, bias))
+    scale, part, bias_part = chain.data.dtype.type(factor), share(data.size), share(bias.size)
+    of = ((part, chain.data, m, v, data), (bias_part, chain.bias, bm, bv, bias))
+    (weights, biases) = (tuple(array[r] if array.size else array for array in arrays) for r, *arrays in of)
+    _share(team, _apply, (code, numbers, scale, *weights, *biases))
 
 
 def sum_of_squares(values: Array) -> float:
@@ -203,7 +210,8 @@ def _where(
     first, last = span
     if not 0 <= samples <= tape.samples:
         raise ValueError(f"samples is {samples}: the tape holds {tape.samples}")
-    if tuple(tape.widths[base : base + len(chain) + 1].tolist()) != chain.widths:
+    *inputs, behind = tape.widths[base : base + len(chain) + 1].tolist()
+    if tuple(inputs) != chain.inputs or behind < chain.widths[-1]:
         raise ValueError("the tape is not of the chain's layers")
     ids_at = np.cumsum([0, *chain.inputs], dtype=np.int64)[first - base : last - base]
     scale = tape.held.dtype.type(1 / (1 - dropout.rate))
@@ -370,6 +378,6 @@ def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
         lambda: make_backs(chain),
         lambda: forward_pass(chain, *how, Dropout(), None),
         lambda: backward_pass(chain, make_backs(chain), *how, [relu], Dropout(), gradient, None),
-        lambda: apply_pass(chain, gradient, 1.0, None),
+        lambda: apply_pass(chain, gradient, 1.0, None, slice),
         lambda: sum_of_squares(gradient.bias),
     ]

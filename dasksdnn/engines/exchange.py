@@ -1,0 +1,243 @@
+"""What ranks send each other while they train or infer: activations forward, deltas back, and sums of gradients.
+
+                  owner 0    owner 1    owner 2         owners of one replica exchange entries of panels (expand, fold)
+    replica 0     rank 0     rank 1     rank 2
+    replica 1     rank 3     rank 4     rank 5          replicas of one owner add up their gradients
+
+Parts are split over owners, samples over replicas. Whatever is added up is added in the order of ranks, so a run repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasksdnn.engines.shares import Share
+from dasksdnn.engines.transport import Transport, gather
+from dasksdnn.kernels.rows import add_up, pack, unpack
+from dasksdnn.network import Array
+
+#: Panels of some samples, and how many of their columns are samples.
+Panels = Sequence[tuple[Array, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a rank stands among owners and replicas.
+
+    Attributes
+    ----------
+    transport : Transport
+    owners : int
+        Its size is a multiple of them.
+    """
+
+    transport: Transport
+    owners: int = 1
+
+    @property
+    def owner(self) -> int:
+        """Which share of the parts this rank has."""
+        return self.transport.rank % self.owners
+
+    @property
+    def replica(self) -> int:
+        """Which share of the samples this rank has."""
+        return self.transport.rank // self.owners
+
+    @property
+    def replicas(self) -> int:
+        """How many ranks have the same parts."""
+        return self.transport.size // self.owners
+
+    def other_owner(self, owner: int) -> int:
+        """The rank of another owner in the same replica."""
+        return self.replica * self.owners + owner
+
+    def other_replica(self, replica: int) -> int:
+        """The rank of the same owner in another replica."""
+        return replica * self.owners + self.owner
+
+    def samples(self, count: int) -> tuple[int, int]:
+        """First and last of the samples of this rank, of so many."""
+        return count * self.replica // self.replicas, count * (self.replica + 1) // self.replicas
+
+
+class Exchange:
+    """Expands and folds between the owners of one replica, in buffers that are made once.
+
+    Parameters
+    ----------
+    grid : Grid
+    share : Share
+    samples : int
+        At most so many at once.
+    dtype : numpy dtype
+    """
+
+    def __init__(self, grid: Grid, share: Share, samples: int, dtype: np.dtype[np.generic]) -> None:
+        self._grid, self._crossings = grid, share.crossings
+        self.words = 0
+        most = max(max(c.words, c.received.size) for c in share.crossings) * samples
+        self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
+
+    @staticmethod
+    def nbytes(share: Share, samples: int, itemsize: int) -> int:
+        """Bytes of the buffers."""
+        return 2 * max(max(c.words, c.received.size) for c in share.crossings) * samples * itemsize
+
+    def expand(self, panels: Panels, k: int) -> None:
+        """Complete input panels of layer `k` (0-based), whose own rows are there."""
+        crossing = self._crossings[k]
+        ranges = [(sender, np.arange(first, last)) for sender, first, last in crossing.receives]
+        count = sum(columns for _, columns in panels)
+        sends, receives = _cut(self._out, crossing.sends, count), _cut(self._in, ranges, count)
+        for (_, rows), (_, message) in zip(crossing.sends, sends, strict=True):
+            for panel, part in _tiles(panels, message, rows.size):
+                pack(panel, rows, part)
+        self._move(sends, receives)
+        for (_, first, last), (_, message) in zip(crossing.receives, receives, strict=True):
+            for panel, part in _tiles(panels, message, last - first):
+                unpack(part, panel, first)
+
+    def fold(self, panels: Panels, k: int) -> None:
+        """Send partial sums in the received rows of input panels of layer `k` back, and add up what comes for the own ones."""
+        crossing = self._crossings[k]
+        ranges = [(sender, np.arange(first, last)) for sender, first, last in crossing.receives]
+        count = sum(columns for _, columns in panels)
+        sends, receives = _cut(self._out, ranges, count), _cut(self._in, crossing.sends, count)
+        for (_, rows), (_, message) in zip(ranges, sends, strict=True):
+            for panel, part in _tiles(panels, message, rows.size):
+                pack(panel, rows, part)
+        self._move(sends, receives)
+        for (_, rows), (_, message) in zip(crossing.sends, receives, strict=True):
+            for panel, part in _tiles(panels, message, rows.size):
+                add_up(part, panel, rows)
+
+    def _move(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]]) -> None:
+        self.words += sum(message.size for _, message in sends)
+        _exchange(self._grid.transport, self._grid.other_owner, sends, receives)
+
+
+def _exchange(
+    transport: Transport,
+    rank: Callable[[int], int],
+    sends: Iterable[tuple[int, Array]],
+    receives: Iterable[tuple[int, Array]],
+) -> None:
+    """Exchange what is not empty."""
+    transport.exchange(
+        [(rank(to), message) for to, message in sends if message.size],
+        [(rank(source), message) for source, message in receives if message.size],
+    )
+
+
+def _cut(buffer: Array, messages: Sequence[tuple[int, Array]], count: int) -> list[tuple[int, Array]]:
+    """Room for each message in a buffer."""
+    cut, at = [], 0
+    for other, rows in messages:
+        cut.append((other, buffer[at : at + rows.size * count]))
+        at += rows.size * count
+    return cut
+
+
+def _tiles(panels: Panels, message: Array, rows: int) -> list[tuple[Array, Array]]:
+    """The piece of a message that is of each panel: they lie end to end."""
+    tiles, at = [], 0
+    for panel, columns in panels:
+        tiles.append((panel, message[at : at + rows * columns].reshape(rows, columns)))
+        at += rows * columns
+    return tiles
+
+
+class Outputs:
+    """The last layer's outputs of all owners, side by side at each of them: a loss needs them all.
+
+    Parameters
+    ----------
+    grid : Grid
+    share : Share
+    tile : int
+        Width of a panel.
+    dtype : numpy dtype
+    """
+
+    def __init__(self, grid: Grid, share: Share, tile: int, dtype: np.dtype[np.generic]) -> None:
+        self._grid = grid
+        rows = share.rows(len(share.store) - 1).astype(np.int64)
+        each = gather(grid.transport, rows)
+        members = [each[grid.other_owner(owner)] for owner in range(grid.owners)]
+        self.rows = np.concatenate(members)
+        self._ends = np.cumsum([0, *(m.size for m in members)]).tolist()
+        self._y, self._delta = (np.zeros((self.rows.size, tile), dtype) for _ in range(2))
+
+    @property
+    def own(self) -> slice:
+        """Rows of this owner."""
+        first, last = self._ends[self._grid.owner : self._grid.owner + 2]
+        return slice(first, last)
+
+    def gather(self, y: Array) -> Array:
+        """The outputs of all owners, from this one's; a panel of the same width."""
+        self._y[self.own] = y
+        mine = np.ascontiguousarray(y)
+        others = [owner for owner in range(self._grid.owners) if owner != self._grid.owner]
+        theirs = [(owner, self._y[self._ends[owner] : self._ends[owner + 1]]) for owner in others]
+        _exchange(self._grid.transport, self._grid.other_owner, [(owner, mine) for owner in others], theirs)
+        return self._y
+
+    def delta(self) -> Array:
+        """A panel for the deltas of all outputs."""
+        return self._delta
+
+
+class Reduction:
+    """Sums of gradients over the replicas of one owner: each sums, and applies, a range, and gives the result to the others."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._others = [r for r in range(grid.replicas) if r != grid.replica]
+        self._buffers: dict[tuple[int, np.dtype[np.generic]], Array] = {}
+
+    def range(self, size: int, replica: int | None = None) -> slice:
+        """The range of an array that a replica (by default this one) sums."""
+        r, all_of_them = self._grid.replica if replica is None else replica, self._grid.replicas
+        return slice(size * r // all_of_them, size * (r + 1) // all_of_them)
+
+    def add_up(self, arrays: Sequence[Array]) -> None:
+        """Replace this replica's range of each array by the sum of the replicas', in their order."""
+        n = len(arrays)
+        mine = [a[self.range(a.size)] for a in arrays]
+        received = {r: [self._buffer(r * n + i, m) for i, m in enumerate(mine)] for r in self._others}
+        self._exchange(
+            [(r, a[self.range(a.size, r)]) for r in self._others for a in arrays],
+            [(r, message) for r in self._others for message in received[r]],
+        )
+        for i, target in enumerate(mine):
+            if self._grid.replica == 0:
+                terms = [received[r][i] for r in self._others]
+                for term in terms:
+                    target += term
+                continue
+            total = received[0][i]
+            for r in range(1, self._grid.replicas):
+                total += target if r == self._grid.replica else received[r][i]
+            target[:] = total
+
+    def give(self, arrays: Sequence[Array]) -> None:
+        """Give this replica's range of each array to the others, and take theirs."""
+        self._exchange(
+            [(r, a[self.range(a.size)]) for r in self._others for a in arrays],
+            [(r, a[self.range(a.size, r)]) for r in self._others for a in arrays],
+        )
+
+    def _exchange(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]]) -> None:
+        _exchange(self._grid.transport, self._grid.other_replica, sends, receives)
+
+    def _buffer(self, number: int, like: Array) -> Array:
+        held = self._buffers.get((number, like.dtype))
+        if held is None or held.size < like.size:
+            held = self._buffers[number, like.dtype] = np.empty(like.size, like.dtype)
+        return held[: like.size]
