@@ -6,15 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 from dasksdnn.engines.loading import Slab, load
+from dasksdnn.engines.shares import Share, whole
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
 
 
 class Weights:
-    """The slabs of a store, loaded as the settings say. Used by one thread; close it when done."""
+    """The slabs of a store, or of an owner's parts of it, loaded as the settings say. Used by one thread; close it when done."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self.store, self.settings = store, settings
+    def __init__(self, store: Store, settings: Settings, share: Share | None = None) -> None:
+        self.store, self.settings, self.share = store, settings, share or whole(store)
         self.loads = 0
         self._used = 0
         self._held: dict[int, Future[Slab]] = {}
@@ -58,7 +59,7 @@ class Weights:
 
     def _start(self, index: int) -> None:
         self.loads += 1
-        self._held[index] = self._reader.submit(load, self.store, *self.settings.slabs[index])
+        self._held[index] = self._reader.submit(load, self.store, *self.settings.slabs[index], self.share)
 
 
 def rungs(settings: Settings, layers: int) -> list[tuple[int, int]]:

@@ -124,8 +124,9 @@ def run_chain(
     ----------
     chain : Chain
     first, last : int
-    x, spare : arrays of shape (widest layer, width)
-        Panels in C order, of a width that is a multiple of `LANES`; both are overwritten.
+    x, spare : arrays of shape (neurons, width)
+        Panels in C order, of a width that is a multiple of `LANES`, with rows enough for the layers that each will hold.
+        Both are overwritten, but for `x` where there is one layer only.
     samples : int
         At most their width; columns up to the next multiple of `LANES` are computed too.
     team : Team, optional
@@ -135,8 +136,8 @@ def run_chain(
     -------
     (result, spare) : the two panels, in the order in which they now are.
     """
-    widest = max(chain.widths[first : last + 1])
-    check_panels(chain.data.dtype, samples, x=(x, widest), spare=(spare, widest))
+    needs = [*chain.inputs[first:last], int(chain.spans[last, 2] - chain.spans[max(first, last - 1), 2])]
+    check_panels(chain.data.dtype, samples, x=(x, max(needs[::2])), spare=(spare, max(needs[1::2], default=0)))
     if x.shape[1] % LANES:
         raise ValueError(f"the panels are {x.shape[1]} samples wide: it must be a multiple of {LANES}")
     width = -(-samples // LANES) * LANES

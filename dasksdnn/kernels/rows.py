@@ -25,6 +25,15 @@ def pack(panel, rows, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def pack_columns(panel, rows, columns, out, at):  # type: ignore[no-untyped-def]
+    """Copy the named columns of some rows of a panel into columns `at`, `at` + 1, ... of `out`."""
+    for i in range(rows.size):
+        source, target = panel[rows[i]], out[i]
+        for c in range(columns.size):
+            target[at + c] = source[columns[c]]
+
+
+@compiled
 def unpack(message, panel, first):  # type: ignore[no-untyped-def]
     """Copy a message (rows, columns) into rows `first` and following of a panel, and zero up to a whole vector behind it."""
     columns = message.shape[1]

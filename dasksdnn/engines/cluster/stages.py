@@ -1,0 +1,262 @@
+"""What the tasks of parts split do, on the worker that holds the parts: read, advance, send, bury, deliver.
+
+An owner's weights are loaded once in a process and kept there while they are used, as the settings of the plan say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from dasksdnn.compiling import warm_up
+from dasksdnn.engines.cluster.slices import LEAST, Lent, values_of
+from dasksdnn.engines.feeder import Feeder
+from dasksdnn.engines.inference import prepare
+from dasksdnn.engines.local import DEAD_SHARE
+from dasksdnn.engines.shares import Share, share_of
+from dasksdnn.engines.tiles import Tiles, advance, alive, compact, empty_tiles, put, take
+from dasksdnn.engines.weights import Weights
+from dasksdnn.kernels import rows as row_kernels
+from dasksdnn.network import Array
+from dasksdnn.plan.memory import Settings
+from dasksdnn.sources.datasets import as_dataset
+from dasksdnn.store.reader import Store, reopen
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all tasks of a run share.
+
+    Attributes
+    ----------
+    path, digest : str
+        Of the store.
+    to : tuple of int
+        The owner of each part.
+    settings : Settings
+        Tile, and how an owner's weights are held.
+    dtype : str
+        Of values.
+    lending : bool
+        Slices go through shared memory: all owners are on one host.
+    """
+
+    path: str
+    digest: str
+    to: tuple[int, ...]
+    settings: Settings
+    dtype: str
+    lending: bool
+
+
+class Holding:
+    """An owner's parts, opened and loaded."""
+
+    def __init__(self, job: Job, owner: int) -> None:
+        self.store: Store = reopen(job.path, job.digest)
+        self.share: Share = share_of(self.store, job.to, owner)
+        prepare(self.store)
+        warm_up(row_kernels.warm_up_calls(self.store.dtype))
+        self._weights = Weights(self.store, job.settings, self.share)
+        self._settings = job.settings
+        self._lock = Lock()
+        self.used = monotonic()
+
+    def advance(self, tiles: Tiles, first: int, last: int) -> Tiles:
+        """Through layers `first` to `last`, slab by slab."""
+        with self._lock:  # one task reads weights at a time; where all stay, the others wait for nothing but that
+            slabs = [(a, b) for a, b in self._settings.slabs if a < last and b > first]
+        for a, b in slabs:
+            end = min(b, last)
+            with self._lock:
+                slab = self._weights.slab(max(a, first))
+                if b < len(self.store):
+                    self._weights.prefetch(b)
+            tiles = advance(tiles, slab, max(a, first), end, self._room(end))
+        self.used = monotonic()
+        return tiles
+
+    def _room(self, k: int) -> int:
+        return int(self.share.crossings[k].received.size) if k < len(self.store) else 0
+
+    def close(self) -> None:
+        """Give the weights back."""
+        with self._lock:
+            self._weights.close()
+
+
+_holdings: dict[tuple[Job, int], Holding] = {}
+_opening = Lock()
+
+
+def holding(job: Job, owner: int) -> Holding:
+    """What this process holds for an owner; of other jobs nothing is kept."""
+    with _opening:
+        found = _holdings.get((job, owner))
+        if found is None:
+            for key in [key for key in _holdings if key[0] != job]:
+                _holdings.pop(key).close()
+            found = _holdings[job, owner] = Holding(job, owner)
+        return found
+
+
+def release() -> None:
+    """Give back all that this process holds."""
+    with _opening:
+        while _holdings:
+            _holdings.popitem()[1].close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fate:
+    """Which samples of a batch go on, and what became of the others.
+
+    Attributes
+    ----------
+    columns : int array
+        Of the samples there were, those that go on.
+    names : int array
+        Their numbers in the batch.
+    follows : int array of shape (samples of the batch,)
+        -2: goes on. -1: its output is zero. Else the sample whose output it shares.
+    """
+
+    columns: Array
+    names: Array
+    follows: Array
+
+    def sources(self) -> Array:
+        """For each sample of the batch, where among `names` its output is, or -1: it is zero."""
+        at = np.arange(self.follows.size)
+        while (onward := self.follows[at] >= 0).any():
+            at[onward] = self.follows[at[onward]]
+        position = np.full(self.follows.size, -1, np.int64)
+        position[self.names] = np.arange(self.names.size)
+        return np.where(self.follows[at] == -2, position[at], -1)
+
+
+def begin(job: Job, owner: int, source: Any, last: int) -> Tiles:
+    """Read a batch, and take it through the layers before the first exchange.
+
+    Parameters
+    ----------
+    job : Job
+    owner : int
+    source : Rows or array
+        The batch's samples.
+    last : int
+    """
+    held = holding(job, owner)
+    store = held.store
+    dataset = source if isinstance(source, Rows) else as_dataset(source)
+    feeder = Feeder(dataset, job.settings, store.dtype)
+    tiles = empty_tiles(store.widths[0], store.widths[0], int(dataset.samples), job.settings.tile, store.dtype)
+    panels = iter(tiles.panels)
+    while (tile := feeder.next()) is not None:
+        feeder.fill(tile, next(panels))
+    return held.advance(tiles, 0, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Samples `start` to `stop` of a dataset that workers can read."""
+
+    dataset: Any
+    start: int
+    stop: int
+
+    @property
+    def samples(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+    @property
+    def name(self) -> str:
+        """Of the dataset."""
+        return str(self.dataset.name)
+
+    def read(self, first: int, last: int) -> Any:
+        """Some of them, counted from the first."""
+        return self.dataset.read(self.start + first, self.start + last)
+
+
+def onward(job: Job, owner: int, tiles: Tiles, fate: Fate | None, first: int, last: int, *pieces: Any) -> Tiles:
+    """Complete a layer's input with the slices of other owners, in their order, and take it to the next exchange."""
+    held = holding(job, owner)
+    crossing = held.share.crossings[first]
+    if fate is not None and fate.columns.size < tiles.samples:
+        tiles = compact(tiles, fate.columns, crossing.panel)
+    for (_, low, high), piece in zip(crossing.receives, pieces, strict=True) if pieces else ():
+        put(tiles, values_of(piece), low, high - low)
+    return held.advance(tiles, first, last)
+
+
+def piece(job: Job, owner: int, to: int, k: int, tiles: Tiles, fate: Fate | None) -> Any:
+    """What owner `to` needs of this one's outputs before layer `k`."""
+    rows = dict(holding(job, owner).share.crossings[k].sends)[to]
+    columns = np.arange(tiles.samples) if fate is None else fate.columns
+    values = take(tiles, columns, rows)
+    return Lent(values) if job.lending and values.nbytes >= LEAST else values
+
+
+def signs(tiles: Tiles) -> Array:
+    """Which samples an owner sees alive, as bits."""
+    return alive(tiles)
+
+
+def bury(before: Fate | None, samples: int, stays_zero: bool, *bits: Array) -> Fate:
+    """Let samples go that no owner sees alive, but for one whose output the others will share where that is not zero."""
+    names = np.arange(samples) if before is None else before.names
+    follows: Array = np.full(samples, -2, np.int64) if before is None else before.follows.copy()
+    live = np.unpackbits(np.bitwise_or.reduce(bits), count=names.size).astype(bool)
+    dead = np.flatnonzero(~live)
+    if dead.size * DEAD_SHARE < names.size:
+        return Fate(np.arange(names.size), names, follows)
+    if stays_zero:
+        follows[names[dead]] = -1
+    elif dead.size:
+        live[dead[0]] = True
+        follows[names[dead[1:]]] = names[dead[0]]
+    columns = np.flatnonzero(live)
+    return Fate(columns, names[columns], follows)
+
+
+def found(fate: Fate | None, samples: int, *bits: Array) -> Array:
+    """Samples of the batch whose output has a non-zero, ascending."""
+    live = np.unpackbits(np.bitwise_or.reduce(bits), count=samples if fate is None else fate.names.size).astype(bool)
+    if fate is None:
+        return np.flatnonzero(live)
+    return np.flatnonzero(np.append(live, False)[fate.sources()])  # the last one stands for what is zero
+
+
+def deliver(job: Job, fate: Fate | None, orders: Sequence[Array], *outputs: Tiles) -> Array:
+    """Outputs of a batch, shape (samples, outputs), in the network's own numbering.
+
+    Parameters
+    ----------
+    job : Job
+    fate : Fate or None
+    orders : sequence of int arrays
+        Neurons of each owner's rows.
+    outputs : Tiles
+        Of each owner.
+    """
+    count, width = outputs[0].samples, sum(int(order.size) for order in orders)
+    rows: Array = np.empty((count, width), job.dtype)
+    for order, tiles in zip(orders, outputs, strict=True):
+        at = 0
+        for panel, some in tiles.each():
+            rows[at : at + some, order] = panel[: tiles.own, :some].T
+            at += some
+    if fate is None:
+        return rows
+    sources = fate.sources()
+    every: Array = np.zeros((sources.size, width), job.dtype)
+    every[sources >= 0] = rows[sources[sources >= 0]]
+    return every
+
