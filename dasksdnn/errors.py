@@ -44,5 +44,9 @@ class PartitionerError(DaskSDNNError, RuntimeError):
     """A partitioning library failed, crashed or is not installed."""
 
 
+class ClusterError(DaskSDNNError, RuntimeError):
+    """Workers of a cluster are missing, or keep dying."""
+
+
 class TrainingError(DaskSDNNError, ArithmeticError):
     """Training cannot go on: a loss is NaN or infinite."""

@@ -1,0 +1,1 @@
+"""The Dask engine: all that needs `distributed`."""

@@ -1,0 +1,64 @@
+"""Dask clusters of worker processes on this machine, for tests: on the loopback interface, all files in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from time import monotonic, sleep
+
+import pytest
+
+
+@contextmanager
+def running_cluster(folder, *, workers=2, threads=1, memory="1GiB"):
+    """A client of a new LocalCluster; `client.cluster` is the cluster. It is not the default client: no other test computes on it."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=memory,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            local_directory=str(folder),
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        if workers:
+            client.wait_for_workers(workers, timeout=60)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A client of two worker processes of one thread each, shared by all tests that leave its workers as they are."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as client:
+        yield client
+
+
+@pytest.fixture
+def new_cluster(tmp_path_factory):
+    """Make clusters whose workers may be killed: `new_cluster(workers=2, threads=1, memory="1GiB")` gives a client."""
+    with ExitStack() as held:
+
+        def make(workers=2, threads=1, memory="1GiB"):
+            folder = tmp_path_factory.mktemp("cluster")
+            return held.enter_context(running_cluster(folder, workers=workers, threads=threads, memory=memory))
+
+        yield make
+
+
+def pids(client):
+    """Address of each worker that answers -> its process."""
+    return client.run(os.getpid, on_error="ignore")
+
+
+def until(reached, seconds=30):
+    """Wait until something is so, and fail where it does not come."""
+    end = monotonic() + seconds
+    while not reached():
+        assert monotonic() < end, "it did not come to that"
+        sleep(0.02)
