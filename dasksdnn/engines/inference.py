@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from time import perf_counter
 from typing import Any
 
@@ -14,14 +14,13 @@ import numpy as np
 from dasksdnn import config, host
 from dasksdnn.atomic import replacing
 from dasksdnn.compiling import warm_up
-from dasksdnn.engines import local
+from dasksdnn.engines import local, session
 from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import block, chain, panels
 from dasksdnn.network import Array
-from dasksdnn.plan.memory import Settings
 from dasksdnn.plan.schedule import Plan, plan_inference
 from dasksdnn.store.reader import Store, open_store
 
@@ -136,7 +135,13 @@ class _Nothing:
 
 
 def _plan(
-    store: Store, dataset: Any, sink: Any, memory: str | int | None, threads: int | None, listener: Listener
+    store: Store,
+    dataset: Any,
+    sink: Any,
+    memory: str | int | None,
+    threads: int | None,
+    listener: Listener,
+    room: int = 0,
 ) -> Plan:
     count = check_threads(threads)
     named = host.parse_bytes(memory if memory is not None else config.get("memory"))
@@ -153,7 +158,7 @@ def _plan(
         threads=count,
         caches=host.caches(),
         input_bytes=lambda n: int(dataset.block_bytes(n)) + n * store.widths[0] * store.dtype.itemsize,
-        output_bytes=sink.nbytes,
+        output_bytes=lambda settings: int(sink.nbytes(settings)) + room,
         rows=rows,
     )
 
@@ -324,17 +329,65 @@ def _stream(
     sink = Tee(found, *sinks)
     nested = local.computing()  # the dataset of the run that holds the lock: it waits for us
     with nullcontext() if nested else _running:
-        threads = 1 if nested else threads
-        chosen = _plan(store, dataset, sink, memory, threads, listener)
-        report, seconds = _timed(store, dataset, sink, chosen.settings, listener)
+        if not nested:
+            session.release()  # what lazy chunks left would count as held already
+        chosen = _plan(store, dataset, sink, memory, 1 if nested else threads, listener)
+        start = perf_counter()
+        report = local.run(store, dataset, sink, chosen.settings, listener)
+        seconds = perf_counter() - start
+    return _result(store, dataset, found, chosen, report, seconds)
+
+
+def stream_kept(
+    store: Store,
+    dataset: Any,
+    sink: Any = None,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    room: int = 0,
+    stop: Event | None = None,
+) -> Result:
+    """Stream a chunk of samples, with the weights that the chunk before has left in this process, and leave them to the next.
+
+    Parameters
+    ----------
+    store : Store
+    dataset : Dataset
+    sink : callable, optional
+        Makes what takes the outputs, when it is this chunk's turn: chunks that wait hold none. By default categories only.
+    memory, threads : optional
+        See `infer`; by default what the Dask worker has whose task this is, where it is one.
+    room : int
+        Bytes that the chunks hold which wait for this one.
+    stop : Event, optional
+        Ends the run when it is set.
+    """
+    found = CategorySink()
+    if local.computing():  # as a dataset of the run that holds the lock
+        return _stream(store, dataset, [sink()] if sink else [], memory, threads, ignore)
+    here = session.scheduler()
+    memory = memory if memory is not None else config.get("memory") or here.memory
+    threads = threads if threads is not None else config.get("threads") or here.threads
+    with _running:
+        tee = Tee(found, *([sink()] if sink else []))
+        held, _ = session.take(
+            store, dataset, tee, (memory, threads), lambda: _plan(store, dataset, tee, memory, threads, ignore, room)
+        )
+        try:
+            start = perf_counter()
+            report = local.run(store, dataset, tee, held.plan.settings, weights=held.weights, stop=stop)
+            seconds = perf_counter() - start
+        except BaseException:
+            held.weights.close()
+            raise
+        session.keep(held)
+    return _result(store, dataset, found, held.plan, report, seconds)
+
+
+def _result(
+    store: Store, dataset: Any, found: CategorySink, chosen: Plan, report: local.RunReport, seconds: float
+) -> Result:
     return Result(
         int(dataset.samples), store.edges, seconds, found.categories, chosen, report.edges, host.peak_resident()
     )
-
-
-def _timed(
-    store: Store, dataset: Any, sink: Any, settings: Settings, listener: Listener
-) -> tuple[local.RunReport, float]:
-    start = perf_counter()
-    report = local.run(store, dataset, sink, settings, listener)
-    return report, perf_counter() - start

@@ -11,8 +11,8 @@ from uuid import uuid4
 import numpy as np
 import scipy.sparse
 
-from dasksdnn.engines import inference
-from dasksdnn.engines.sinks import CHUNK_BYTES
+from dasksdnn.engines import inference, session
+from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink
 from dasksdnn.events import Listener
 from dasksdnn.network import Array
 from dasksdnn.store.reader import Store, reopen
@@ -89,7 +89,17 @@ def _infer_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | Non
     from dasksdnn.sources.datasets import as_dataset
 
     store = _opened(path, digest)
-    out: Array = np.zeros((x.shape[0], store.widths[-1]), store.dtype)
-    if x.shape[0]:
-        inference.stream(store, as_dataset(x), out=out, memory=memory, threads=threads)
-    return out
+    made: list[Array] = []
+
+    def sink() -> ArraySink:
+        made.append(np.zeros((x.shape[0], store.widths[-1]), store.dtype))
+        return ArraySink(made[0])
+
+    if not x.shape[0]:
+        return np.zeros((0, store.widths[-1]), store.dtype)
+    dataset = as_dataset(x)
+    # Each of the scheduler's other threads may hold a chunk that waits, and one that is done.
+    chunk = int(dataset.block_bytes(dataset.samples)) + x.shape[0] * store.widths[-1] * store.dtype.itemsize
+    room = (session.scheduler().concurrency - 1) * chunk
+    inference.stream_kept(store, dataset, sink, memory=memory, threads=threads, room=room)
+    return made[0]

@@ -11,7 +11,7 @@ that has work, so that weights are read, and kernels run, for full panels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event, Lock, local
@@ -64,7 +64,16 @@ class RunReport:
     loads: int
 
 
-def run(store: Store, dataset: Any, sink: Sink, settings: Settings, listener: Listener = ignore) -> RunReport:
+def run(
+    store: Store,
+    dataset: Any,
+    sink: Sink,
+    settings: Settings,
+    listener: Listener = ignore,
+    *,
+    weights: Weights | None = None,
+    stop: Event | None = None,
+) -> RunReport:
     """Stream a dataset through a store.
 
     Parameters
@@ -78,16 +87,26 @@ def run(store: Store, dataset: Any, sink: Sink, settings: Settings, listener: Li
         Of a plan.
     listener : callable
         Told of samples finished.
+    weights : Weights, optional
+        Of the same store and settings, loaded by an earlier run; the caller closes them. By default the run has its own.
+    stop : Event, optional
+        Ends the run when it is set.
 
     Returns
     -------
     RunReport
+
+    Raises
+    ------
+    CancelledError
+        `stop` was set.
     """
-    weights = Weights(store, settings)
+    own = Weights(store, settings) if weights is None else weights
     try:
-        return _Run(store, dataset, sink, settings, weights, listener).go()
+        return _Run(store, dataset, sink, settings, own, listener, stop or Event()).go()
     finally:
-        weights.close()
+        if weights is None:
+            own.close()
 
 
 def layers_that_map_zero_to_zero(store: Store) -> Array:
@@ -123,11 +142,20 @@ class _Counted:
 
 class _Run:
     def __init__(
-        self, store: Store, dataset: Any, sink: Sink, settings: Settings, weights: Weights, listener: Listener
+        self,
+        store: Store,
+        dataset: Any,
+        sink: Sink,
+        settings: Settings,
+        weights: Weights,
+        listener: Listener,
+        stop: Event,
     ) -> None:
         self.store, self.settings, self.weights = store, settings, weights
         self.sink = _Counted(sink, dataset.samples, listener)
-        self.fates = Fates(stays_zero(layers_that_map_zero_to_zero(store)), self.sink)
+        if weights.zero_to_zero is None:
+            weights.zero_to_zero = layers_that_map_zero_to_zero(store)
+        self.fates = Fates(stays_zero(weights.zero_to_zero), self.sink)
         self.feeder = Feeder(dataset, settings, store.dtype)
         self.segments = rungs(settings, len(store))
         shape = (max(store.widths), settings.tile)
@@ -135,8 +163,8 @@ class _Run:
         self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.workers)]
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
         self.teams: list[Team | None] = [None] * settings.workers
-        self.lock, self.stop = Lock(), Event()
-        self.edges = 0
+        self.lock, self.stop = Lock(), stop
+        self.edges, self.loads = 0, weights.loads
 
     def go(self) -> RunReport:
         with ExitStack() as held:
@@ -146,9 +174,11 @@ class _Run:
             try:
                 while (segment := self._choose()) is not None:
                     self._round(segment, pool)
+                    if self.stop.is_set():
+                        raise CancelledError("the run was stopped")
             finally:
                 self.stop.set()
-        return RunReport(self.edges, self.weights.loads)
+        return RunReport(self.edges, self.weights.loads - self.loads)
 
     def _choose(self) -> int | None:
         half = max(1, self.settings.panels // 2)

@@ -7,16 +7,27 @@ from itertools import pairwise
 
 from dasksdnn.engines.loading import Slab, load
 from dasksdnn.engines.shares import Share, whole
+from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
 from dasksdnn.store.reader import Store
 
 
 class Weights:
-    """The slabs of a store, or of an owner's parts of it, loaded as the settings say. Used by one thread; close it when done."""
+    """The slabs of a store, or of an owner's parts of it, loaded as the settings say. Used by one thread at a time; close it
+    when done.
+
+    Attributes
+    ----------
+    loads : int
+        Slabs read so far.
+    zero_to_zero : bool array or None
+        Which layers map zero to zero, once a run has found out: later runs need not read all biases again.
+    """
 
     def __init__(self, store: Store, settings: Settings, share: Share | None = None) -> None:
         self.store, self.settings, self.share = store, settings, share or whole(store)
         self.loads = 0
+        self.zero_to_zero: Array | None = None
         self._used = 0
         self._held: dict[int, Future[Slab]] = {}
         self._reader = ThreadPoolExecutor(1, "sdnn-read")
