@@ -115,6 +115,6 @@ print(host.peak_resident())
 def test_chunks_stay_within_the_budget_together(tmp_path):
     store = sdnn.save(sdnn.radixnet(neurons=4096, layers=24, weights="random", bias=0.0), tmp_path / "net.zarr")
     sdnn.plan(store, 1)  # compiles what is not in the cache yet: compiling takes memory of its own
-    command = [sys.executable, "-c", MEASURE, str(store.path), "420MiB"]
+    command = [sys.executable, "-c", MEASURE, str(store.path), "440MiB"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= 420 << 20
+    assert int(done.stdout) <= 440 << 20
