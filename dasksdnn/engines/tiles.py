@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -21,32 +24,92 @@ from dasksdnn.kernels.rows import pack, pack_columns, unpack
 from dasksdnn.network import Array
 
 
+class Pool:
+    """Memory that is used again: a system that takes back what is freed would give each panel page by page, with a fault each.
+
+    Dask's workers ask the C library for just that (MALLOC_TRIM_THRESHOLD_).
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+        self._lock = Lock()
+
+    def take(self, nbytes: int) -> Buffer:
+        """Bytes that begin at a cache line, at least so many."""
+        with self._lock:
+            fitting = [b for b in self._free if nbytes <= b.size <= 2 * nbytes]
+            if fitting:
+                chosen = min(fitting, key=lambda b: int(b.size))
+                self._free = [b for b in self._free if b is not chosen]
+                return Buffer(chosen, self)
+        return Buffer(new_panel(1, nbytes, np.uint8)[0], self)
+
+    def give(self, held: Array) -> None:
+        """Take memory back."""
+        with self._lock:
+            self._free.append(held)
+            if len(self._free) > _KEPT:
+                del self._free[0]
+
+    def clear(self) -> None:
+        """Give all of it back to the system."""
+        with self._lock:
+            self._free.clear()
+
+
+#: Free buffers that a pool keeps.
+_KEPT = 12
+POOL = Pool()
+
+
+class Buffer:
+    """Memory of a pool, which gets it back when nobody refers to this object any more."""
+
+    __slots__ = ("_pool", "held")
+
+    def __init__(self, held: Array, pool: Pool) -> None:
+        self.held, self._pool = held, pool
+
+    def __del__(self) -> None:
+        self._pool.give(self.held)
+
+    def panels(self, count: int, rows: int, width: int, dtype: np.dtype[np.generic]) -> Array:
+        """View it as panels, shape (count, rows, width)."""
+        size = count * rows * width * dtype.itemsize
+        view: Array = self.held[:size].view(dtype).reshape(count, rows, width)
+        return view
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
     """Panels of a batch.
 
     Attributes
     ----------
-    panels : tuple of arrays of shape (rows, tile)
+    panels : array of shape (tiles, rows, tile)
     samples : int
         All panels are full but the last.
     own : int
         Rows that the owner computed; those behind them are room for what it receives.
-    dtype : numpy dtype
+    buffer : Buffer or None
+        What the panels stand in.
     """
 
-    panels: tuple[Array, ...]
+    panels: Array
     samples: int
     own: int
-    dtype: np.dtype[np.generic]
+    buffer: Buffer | None = None
 
     def __sizeof__(self) -> int:
-        return sum(panel.nbytes for panel in self.panels) + 200
+        return int(self.panels.nbytes) + 200
+
+    def __reduce__(self) -> Any:
+        return Tiles, (self.panels, self.samples, self.own)
 
     @property
     def tile(self) -> int:
         """Samples of a full panel."""
-        return int(self.panels[0].shape[1]) if self.panels else 1
+        return int(self.panels.shape[2])
 
     def each(self) -> Iterator[tuple[Array, int]]:
         """Panels, and how many samples each has."""
@@ -56,7 +119,9 @@ class Tiles:
 
 def empty_tiles(rows: int, own: int, samples: int, tile: int, dtype: np.dtype[np.generic]) -> Tiles:
     """Room for a batch."""
-    return Tiles(tuple(new_panel(rows, tile, dtype) for _ in range(-(-samples // tile))), samples, own, dtype)
+    count = -(-samples // tile)
+    buffer = POOL.take(count * rows * tile * dtype.itemsize)
+    return Tiles(buffer.panels(count, rows, tile, dtype), samples, own, buffer)
 
 
 def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles:
@@ -74,7 +139,9 @@ def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles
     chain, a, b = slab.chain, first - slab.first, last - slab.first
     own = chain.block(b - 1).rows
     out = empty_tiles(own + room, own, tiles.samples, tiles.tile, chain.data.dtype)
-    work = [new_panel(max(chain.widths[a : b + 1]), tiles.tile, chain.data.dtype) for _ in range(2 * (b - a > 1))]
+    widest = max(chain.widths[a : b + 1]) if b - a > 1 else 0
+    buffer = POOL.take(2 * widest * tiles.tile * chain.data.itemsize)
+    work = buffer.panels(2, widest, tiles.tile, chain.data.dtype)
     for (x, count), y in zip(tiles.each(), out.panels, strict=True):
         if b - a > 1:
             run_chain(chain, a, a + 1, x, work[0], count)
@@ -85,23 +152,31 @@ def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles
 
 def compact(tiles: Tiles, columns: Array, rows: int) -> Tiles:
     """Keep some samples, packed together, and make room for `rows` rows in all."""
-    out = empty_tiles(rows, tiles.own, int(columns.size), tiles.tile, tiles.dtype)
-    for source, cut, target, at in _moves(tiles, columns, [panel for panel, _ in out.each()]):
+    out = empty_tiles(rows, tiles.own, int(columns.size), tiles.tile, tiles.panels.dtype)
+    for source, cut, target, at in _moves(tiles, columns, list(out.panels)):
         move_columns(source, cut, target, at, tiles.own)
     return out
 
 
-def take(tiles: Tiles, columns: Array, rows: Array) -> Array:
-    """Some rows of some samples, as a slice: a flat array of their tiles end to end, each of shape (rows, samples)."""
-    message: Array = np.empty(rows.size * columns.size, tiles.dtype)
-    pieces = _pieces(message, int(rows.size), int(columns.size), tiles.tile)
+def take(tiles: Tiles, columns: Array, rows: Array, out: Array) -> None:
+    """Some rows of some samples, as a slice.
+
+    Parameters
+    ----------
+    tiles : Tiles
+    columns : int array
+        Samples, ascending.
+    rows : int array
+    out : array of shape (rows * columns,)
+        Written: tiles end to end, each of shape (rows, samples).
+    """
+    pieces = _pieces(out, int(rows.size), int(columns.size), tiles.tile)
     if columns.size == tiles.samples:
         for (panel, _), piece in zip(tiles.each(), pieces, strict=True):
             pack(panel, rows, piece)
-        return message
+        return
     for source, cut, target, at in _moves(tiles, columns, pieces):
         pack_columns(source, rows, cut, target, at)
-    return message
 
 
 def put(tiles: Tiles, message: Array, first: int, rows: int) -> None:
@@ -118,7 +193,7 @@ def alive(tiles: Tiles) -> Array:
 
 def _pieces(message: Array, rows: int, samples: int, tile: int) -> list[Array]:
     ends = [*range(0, samples, tile), samples]
-    return [message[rows * a : rows * b].reshape(rows, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [message[rows * a : rows * b].reshape(rows, b - a) for a, b in pairwise(ends)]
 
 
 def _moves(tiles: Tiles, columns: Array, targets: Sequence[Array]) -> Iterator[tuple[Array, Array, Array, int]]:

@@ -1,10 +1,10 @@
-"""Parts split: a task graph for each batch, one task for each owner between exchanges, slices as results of their own.
+r"""Parts split: a task graph for each batch, one task for each owner between exchanges, slices as results of their own.
 
     owner 0   begin ----> onward ----> onward ----> ...     panels: never leave the worker that holds the parts
-                  \\ piece  ^  \\ piece
-                   \\       |   \\
+                  \ piece  ^  \ piece
+                   \       |   \
     owner 1   begin -+----> onward -+-> onward ----> ...     pieces: what the plan says, and nothing else, crosses
-                  \\ signs       \\ signs
+                  \ signs       \ signs
                    +-> bury       +-> bury -> ...           bits: which samples are alive anywhere
 
 Every task says where it runs, and a batch is small, so a worker that goes costs the batches in flight: they are submitted
@@ -57,10 +57,14 @@ class Recipe:
     deaths: dict[int, bool]
     orders: tuple[Array, ...]
 
+    def lends(self, k: int) -> bool:
+        """Whether owners lend slices with what they computed before layer `k`: those that go on need not be known first."""
+        return self.job.lending and k in self.messages and k not in self.deaths
+
     @property
     def tasks(self) -> int:
         """Tasks of a batch, about."""
-        pieces = sum(map(len, self.messages.values()))
+        pieces = sum(len(pairs) for k, pairs in self.messages.items() if not self.lends(k))
         return len(self.cuts) * self.owners + pieces + len(self.deaths) * (self.owners + 1) + self.owners + 2
 
 
@@ -129,20 +133,23 @@ class _Graph:
         return key
 
     def build(self, source: Any, finish: Callable[[Array, Array], Any] | None) -> _Graph:
-        job, owners = self._made.job, range(self._made.owners)
+        made, job, owners = self._made, self._made.job, range(self._made.owners)
         fate: Any = None
-        tiles = [self._add(p, "begin", (p,), begin, job, p, source, self._made.cuts[1]) for p in owners]
-        for k, last in pairwise(self._made.cuts[1:]):
+        lend = made.lends(made.cuts[1])
+        tiles = [self._add(p, "begin", (p,), begin, job, p, source, made.cuts[1], lend) for p in owners]
+        for k, last in pairwise(made.cuts[1:]):
             gone = None
-            if k in self._made.deaths:
+            if k in made.deaths:
                 bits = [self._add(p, "signs", (k, p), signs, tiles[p]) for p in owners]
-                still = self._made.deaths[k]
-                gone = fate = self._add(0, "bury", (k,), bury, fate, self._samples, still, *bits)
+                gone = fate = self._add(0, "bury", (k,), bury, fate, self._samples, made.deaths[k], *bits)
             pieces: dict[int, list[Any]] = {p: [] for p in owners}
-            for q, p in self._made.messages.get(k, ()):
-                pieces[p].append(self._add(q, "piece", (k, q, p), piece, job, q, p, k, tiles[q], gone))
+            for q, p in made.messages.get(k, ()):
+                taken = tiles[q] if lend else self._add(q, "piece", (k, q, p), piece, job, q, p, k, tiles[q], gone)
+                pieces[p].append(taken)
+            lend = made.lends(last)
             tiles = [
-                self._add(p, "onward", (k, p), onward, job, p, tiles[p], gone, k, last, *pieces[p]) for p in owners
+                self._add(p, "onward", (k, p), onward, job, p, tiles[p], gone, k, last, lend, *pieces[p])
+                for p in owners
             ]
         bits = [self._add(p, "signs", (self._made.cuts[-1], p), signs, tiles[p]) for p in owners]
         self.result = self._add(0, "found", (), found, fate, self._samples, *bits)

@@ -6,7 +6,7 @@ An owner's weights are loaded once in a process and kept there while they are us
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from dasksdnn.compiling import warm_up
-from dasksdnn.engines.cluster.slices import LEAST, Lent, values_of
+from dasksdnn.engines.cluster import slices
+from dasksdnn.engines.cluster.slices import Lent
 from dasksdnn.engines.feeder import Feeder
 from dasksdnn.engines.inference import prepare
 from dasksdnn.engines.local import DEAD_SHARE
 from dasksdnn.engines.shares import Share, share_of
-from dasksdnn.engines.tiles import Tiles, advance, alive, compact, empty_tiles, put, take
+from dasksdnn.engines.tiles import POOL, Tiles, advance, alive, compact, empty_tiles, put, take
 from dasksdnn.engines.weights import Weights
 from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.network import Array
@@ -110,6 +111,21 @@ def release() -> None:
     with _opening:
         while _holdings:
             _holdings.popitem()[1].close()
+    POOL.clear()
+    slices.release()
+
+
+class Sent:
+    """Tiles, and what other owners of the same host need of them: only that, and only where it is, goes to another process."""
+
+    def __init__(self, tiles: Tiles, pieces: dict[int, Any]) -> None:
+        self.tiles, self.pieces = tiles, pieces
+
+    def __sizeof__(self) -> int:
+        return self.tiles.__sizeof__()
+
+    def __reduce__(self) -> Any:
+        return dict, (self.pieces,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +156,7 @@ class Fate:
         return np.where(self.follows[at] == -2, position[at], -1)
 
 
-def begin(job: Job, owner: int, source: Any, last: int) -> Tiles:
+def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | Sent:
     """Read a batch, and take it through the layers before the first exchange.
 
     Parameters
@@ -150,16 +166,49 @@ def begin(job: Job, owner: int, source: Any, last: int) -> Tiles:
     source : Rows or array
         The batch's samples.
     last : int
+    lend : bool
+        Lend what other owners need behind these layers.
     """
     held = holding(job, owner)
-    store = held.store
+    store, tile = held.store, job.settings.tile
     dataset = source if isinstance(source, Rows) else as_dataset(source)
-    feeder = Feeder(dataset, job.settings, store.dtype)
-    tiles = empty_tiles(store.widths[0], store.widths[0], int(dataset.samples), job.settings.tile, store.dtype)
+    whole_tiles = replace(job.settings, rows=max(tile, job.settings.rows // tile * tile))  # only the last is not full
+    feeder = Feeder(dataset, whole_tiles, store.dtype)
+    tiles = empty_tiles(store.widths[0], store.widths[0], int(dataset.samples), tile, store.dtype)
     panels = iter(tiles.panels)
-    while (tile := feeder.next()) is not None:
-        feeder.fill(tile, next(panels))
-    return held.advance(tiles, 0, last)
+    while (some := feeder.next()) is not None:
+        feeder.fill(some, next(panels))
+    return _ahead(held, tiles, 0, last, lend)
+
+
+def _ahead(held: Holding, tiles: Tiles, first: int, last: int, lend: bool) -> Tiles | Sent:
+    tiles = held.advance(tiles, first, last)
+    if not lend:
+        return tiles
+    columns = np.arange(tiles.samples)
+    return Sent(tiles, {to: _lent(tiles, columns, rows) for to, rows in held.share.crossings[last].sends})
+
+
+def _lent(tiles: Tiles, columns: Array, rows: Array) -> Any:
+    if not rows.size * columns.size:
+        return np.empty(0, tiles.panels.dtype)
+    lent = Lent(rows.size * columns.size, tiles.panels.dtype)
+    take(tiles, columns, rows, lent.values)
+    return lent
+
+
+def _tiles(result: Tiles | Sent) -> Tiles:
+    return result.tiles if isinstance(result, Sent) else result
+
+
+def _values(piece: Any, owner: int) -> Array:
+    """What a slice holds for an owner, however it came."""
+    if isinstance(piece, Sent):  # of an owner in this process
+        piece = piece.pieces
+    if isinstance(piece, dict):
+        piece = piece[owner]
+    values: Array = piece.values if isinstance(piece, Lent) else piece
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,28 +234,34 @@ class Rows:
         return self.dataset.read(self.start + first, self.start + last)
 
 
-def onward(job: Job, owner: int, tiles: Tiles, fate: Fate | None, first: int, last: int, *pieces: Any) -> Tiles:
+def onward(
+    job: Job, owner: int, before: Tiles | Sent, fate: Fate | None, first: int, last: int, lend: bool, *pieces: Any
+) -> Tiles | Sent:
     """Complete a layer's input with the slices of other owners, in their order, and take it to the next exchange."""
-    held = holding(job, owner)
+    held, tiles = holding(job, owner), _tiles(before)
     crossing = held.share.crossings[first]
     if fate is not None and fate.columns.size < tiles.samples:
         tiles = compact(tiles, fate.columns, crossing.panel)
     for (_, low, high), piece in zip(crossing.receives, pieces, strict=True) if pieces else ():
-        put(tiles, values_of(piece), low, high - low)
-    return held.advance(tiles, first, last)
+        put(tiles, _values(piece, owner), low, high - low)
+    return _ahead(held, tiles, first, last, lend)
 
 
-def piece(job: Job, owner: int, to: int, k: int, tiles: Tiles, fate: Fate | None) -> Any:
+def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Sent, fate: Fate | None) -> Any:
     """What owner `to` needs of this one's outputs before layer `k`."""
+    tiles = _tiles(before)
     rows = dict(holding(job, owner).share.crossings[k].sends)[to]
     columns = np.arange(tiles.samples) if fate is None else fate.columns
-    values = take(tiles, columns, rows)
-    return Lent(values) if job.lending and values.nbytes >= LEAST else values
+    if job.lending:
+        return _lent(tiles, columns, rows)
+    values: Array = np.empty(rows.size * columns.size, tiles.panels.dtype)
+    take(tiles, columns, rows, values)
+    return values
 
 
-def signs(tiles: Tiles) -> Array:
+def signs(result: Tiles | Sent) -> Array:
     """Which samples an owner sees alive, as bits."""
-    return alive(tiles)
+    return alive(_tiles(result))
 
 
 def bury(before: Fate | None, samples: int, stays_zero: bool, *bits: Array) -> Fate:
@@ -259,4 +314,3 @@ def deliver(job: Job, fate: Fate | None, orders: Sequence[Array], *outputs: Tile
     every: Array = np.zeros((sources.size, width), job.dtype)
     every[sources >= 0] = rows[sources[sources >= 0]]
     return every
-
