@@ -31,6 +31,10 @@ class MemoryBudgetError(DaskSDNNError, MemoryError):
         super().__init__(message)
         self.smallest = smallest
 
+    def __reduce__(self) -> tuple[type[MemoryBudgetError], tuple[str, int]]:
+        # What workers of a cluster send errors by builds other errors with an __init__ in a way that MemoryError refuses.
+        return MemoryBudgetError, (str(self), self.smallest)
+
 
 class StoreError(DaskSDNNError):
     """A store cannot be opened, read or written."""
@@ -46,6 +50,10 @@ class PartitionerError(DaskSDNNError, RuntimeError):
 
 class ClusterError(DaskSDNNError, RuntimeError):
     """Workers of a cluster are missing, or keep dying."""
+
+
+class PeerLostError(ClusterError):
+    """Another rank of a run has gone: it ended, or cannot be reached."""
 
 
 class TrainingError(DaskSDNNError, ArithmeticError):

@@ -12,9 +12,11 @@ import pytest
 @contextmanager
 def running_cluster(folder, *, workers=2, threads=1, memory="1GiB"):
     """A client of a new LocalCluster; `client.cluster` is the cluster. It is not the default client: no other test computes on it."""
+    import dask
     from distributed import Client, LocalCluster
 
     with (
+        dask.config.set({"temporary-directory": str(folder)}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,

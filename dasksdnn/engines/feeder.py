@@ -65,4 +65,4 @@ class Feeder:
                 block = block if block.dtype == self._dtype else block.astype(self._dtype)
             else:
                 block = np.require(block, self._dtype, ["C", "W"])
-        return check_finite(block, self._dataset.name, self._base)
+        return check_finite(block, self._dataset.name, getattr(self._dataset, "first", 0) + self._base)

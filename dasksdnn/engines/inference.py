@@ -21,6 +21,7 @@ from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import block, chain, panels
 from dasksdnn.network import Array
+from dasksdnn.plan.cluster import ClusterPlan
 from dasksdnn.plan.schedule import Plan, plan_inference
 from dasksdnn.store.reader import Store, open_store
 
@@ -45,18 +46,18 @@ class Result:
         From the opened store and dataset to the written outputs; planning and compilation apart.
     categories : int array
         Samples with a non-zero output, 0-based, ascending.
-    plan : Plan
+    plan : Plan or ClusterPlan
     computed_edges : int
         Multiply-adds done: less than edges x samples where samples died.
     peak_rss : int
-        The most memory that the process has held, in bytes.
+        The most memory that the process, or any worker of a cluster, has held, in bytes.
     """
 
     samples: int
     edges: int
     seconds: float
     categories: Array
-    plan: Plan
+    plan: Plan | ClusterPlan
     computed_edges: int
     peak_rss: int
 
@@ -78,8 +79,11 @@ def plan(
     *,
     memory: str | int | None = None,
     threads: int | None = None,
+    client: Any = None,
+    engine: str | None = None,
+    strategy: str | None = None,
     listener: Listener = ignore,
-) -> Plan:
+) -> Plan | ClusterPlan:
     """Choose how to run inference, without running it.
 
     Parameters
@@ -91,12 +95,14 @@ def plan(
         Budget of the process at its peak ("512MiB"); by default 80% of what is available now.
     threads : int, optional
         By default all processors that the process may use.
+    client, engine, strategy : optional
+        See `infer`: how a cluster would run it.
     listener : callable
         Told where kernels have to be compiled first.
 
     Returns
     -------
-    Plan
+    Plan or ClusterPlan
         Its text is the table of what was considered.
 
     Raises
@@ -115,26 +121,35 @@ def plan(
     from dasksdnn.sources.datasets import as_dataset
 
     opened = store if isinstance(store, Store) else open_store(store)
+    dataset: Any
     if isinstance(samples, int | np.integer):
         if samples < 0:
             raise InputError(f"samples is {samples}: it must not be negative")
-        return _plan(opened, _Nothing(int(samples), opened.widths[0]), CategorySink(), memory, threads, listener)
-    return _plan(opened, as_dataset(samples), CategorySink(), memory, threads, listener)
+        dataset = _Nothing(int(samples), opened.widths[0])
+    else:
+        dataset = as_dataset(samples)
+    if (client := check_engine(engine, client, strategy)) is not None:
+        from dasksdnn.engines.cluster import infer as cluster
+
+        return cluster.plan_on(client, opened, dataset, cluster.Asked.of(memory, threads, strategy))
+    return plan_for(opened, dataset, CategorySink(), memory, threads, listener)
 
 
 @dataclass(frozen=True, slots=True)
 class _Nothing:
-    """A dataset of a size, for planning only."""
+    """A dataset of a size, for planning only; as if it were a file."""
 
     samples: int
     features: int
     block: int = 1 << 20
+    name: str = "nothing"
+    shared: bool = True
 
     def block_bytes(self, samples: int) -> int:
         return samples * self.features * 4
 
 
-def _plan(
+def plan_for(
     store: Store,
     dataset: Any,
     sink: Any,
@@ -143,6 +158,7 @@ def _plan(
     listener: Listener,
     room: int = 0,
 ) -> Plan:
+    """Plan a run in this process for a dataset and a sink, beside `room` bytes that are held for other reasons."""
     count = check_threads(threads)
     named = host.parse_bytes(memory if memory is not None else config.get("memory"))
     sizes = sizes_of(store)
@@ -161,6 +177,27 @@ def _plan(
         output_bytes=lambda settings: int(sink.nbytes(settings)) + room,
         rows=rows,
     )
+
+
+def check_engine(engine: str | None, client: Any, strategy: str | None) -> Any:
+    """The client to run on; None for the local engine.
+
+    Raises
+    ------
+    InputError
+        What was asked for does not go together, or there is no client.
+    """
+    if engine not in (None, "local", "dask"):
+        raise InputError(f"engine is {engine!r}: choose 'local' or 'dask'")
+    if client is None and engine != "dask":
+        if strategy is not None:
+            raise InputError(f"strategy is {strategy!r}, which is for the Dask engine: give client=, or engine='dask'")
+        return None
+    if engine == "local":
+        raise InputError("engine is 'local', and a client is given: leave one of them out")
+    from dasksdnn.engines.cluster.workers import find_client
+
+    return find_client(client)
 
 
 def check_threads(threads: int | None) -> int:
@@ -189,6 +226,9 @@ def infer(
     out: Any = None,
     overwrite: bool = False,
     batch: int | None = None,
+    client: Any = None,
+    engine: str | None = None,
+    strategy: str | None = None,
     listener: Listener = ignore,
 ) -> Any:
     """Run samples through a stored network.
@@ -209,7 +249,15 @@ def infer(
     overwrite : bool
         Replace what stands at the path `out`.
     batch : int, optional
-        Samples of a chunk of the lazy result; by default chosen from the width of the outputs.
+        Samples of a chunk of the lazy result, by default chosen from the width of the outputs; on Dask, samples of a task of
+        the streaming path, too (whole chunks of `out`).
+    client : distributed.Client, optional
+        The Dask cluster to run on. Its workers must see the store, and the path `out`. `memory` and `threads` are then each
+        worker's: by default 60% of its memory limit, and its threads. What a worker loses is run again by another.
+    engine : {"local", "dask"}, optional
+        By default "dask" where a client is given. "dask" alone takes Dask's current client.
+    strategy : {"samples", "parts"}, optional
+        On Dask: every worker runs its own samples, or its own parts of the network; by default what is predicted to be faster.
     listener : callable
         Told of progress: of the run on the streaming path, of kernels that have to be compiled first on both.
 
@@ -238,10 +286,20 @@ def infer(
         raise InputError(f"batch is {batch!r}: it must be a whole number of at least 1")
     dataset = as_dataset(x)
     check_features(dataset, opened.widths[0])
+    client = check_engine(engine, client, strategy)
     if out is None:
         from dasksdnn.engines.lazy import lazy_infer
 
-        return lazy_infer(opened, x, dataset, memory=memory, threads=threads, batch=batch, listener=listener)
+        if strategy == "parts":
+            raise InputError("strategy 'parts' needs out=: the chunks of a lazy result are computed each by one worker")
+        return lazy_infer(
+            opened, x, dataset, memory=memory, threads=threads, batch=batch, listener=listener, client=client
+        )
+    if client is not None:
+        from dasksdnn.engines.cluster import infer as cluster
+
+        asked = cluster.Asked.of(memory, threads, strategy, batch)
+        return cluster.stream_on(client, opened, dataset, asked, out=out, overwrite=overwrite, listener=listener)
     return stream(opened, dataset, out=out, overwrite=overwrite, memory=memory, threads=threads, listener=listener)
 
 
@@ -262,13 +320,13 @@ def stream(
         with replacing(out, overwrite=overwrite) as temporary:
             array = new_output(temporary, int(dataset.samples), store.widths[-1], store.dtype)
             return _into_chunks(store, dataset, array, temporary.parent, memory, threads, listener)
-    _check_out(store, dataset, out)
+    check_out(store, dataset, out)
     if isinstance(out, np.ndarray):
         return _stream(store, dataset, [ArraySink(out)], memory, threads, listener)
     return _into_chunks(store, dataset, out, None, memory, threads, listener)
 
 
-def _check_out(store: Store, dataset: Any, out: Any) -> None:
+def check_out(store: Store, dataset: Any, out: Any) -> None:
     """An array to write to must be able to hold the outputs, and not be what is read."""
     kinds = "a path, a NumPy array, or a Zarr array that is chunked along samples only"
     is_array = isinstance(out, np.ndarray)
@@ -289,12 +347,15 @@ def _check_out(store: Store, dataset: Any, out: Any) -> None:
         raise InputError(f"out is chunked {tuple(out.chunks)}: give {kinds}")
 
 
-def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any]) -> Any:
-    """Make the Zarr array of outputs: chunks of about 2 MiB of samples, zstd and a checksum each."""
+def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any], block: int = 1) -> Any:
+    """Make the Zarr array of outputs: chunks of about 2 MiB of samples, zstd and a checksum each, that fit with blocks of so
+    many samples.
+    """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     chunk = max(1, min(max(1, samples), 1 << 16, CHUNK_BYTES // (outputs * dtype.itemsize)))
+    chunk = _fitting(chunk, block)
     return zarr.create_array(
         zarr.storage.LocalStore(path),
         shape=(samples, outputs),
@@ -304,6 +365,14 @@ def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any]) -> 
         fill_value=0,
         dimension_names=("sample", "output"),
     )
+
+
+def _fitting(chunk: int, block: int) -> int:
+    """A size near `chunk`, not above it, of which blocks are made up, or which is made up of blocks."""
+    if block <= chunk:
+        return chunk // block * block
+    # At most half of the wanted size: smaller chunks would cost more than blocks that are read twice.
+    return next((n for n in range(chunk, chunk // 2, -1) if block % n == 0), chunk)
 
 
 def _into_chunks(
@@ -331,7 +400,7 @@ def _stream(
     with nullcontext() if nested else _running:
         if not nested:
             session.release()  # what lazy chunks left would count as held already
-        chosen = _plan(store, dataset, sink, memory, 1 if nested else threads, listener)
+        chosen = plan_for(store, dataset, sink, memory, 1 if nested else threads, listener)
         start = perf_counter()
         report = local.run(store, dataset, sink, chosen.settings, listener)
         seconds = perf_counter() - start
@@ -372,7 +441,7 @@ def stream_kept(
     with _running:
         tee = Tee(found, *([sink()] if sink else []))
         held, _ = session.take(
-            store, dataset, tee, (memory, threads), lambda: _plan(store, dataset, tee, memory, threads, ignore, room)
+            store, dataset, tee, (memory, threads), lambda: plan_for(store, dataset, tee, memory, threads, ignore, room)
         )
         try:
             start = perf_counter()

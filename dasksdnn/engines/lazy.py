@@ -19,7 +19,15 @@ from dasksdnn.store.reader import Store, reopen
 
 
 def lazy_infer(
-    store: Store, x: Any, dataset: Any, *, memory: Any, threads: int | None, batch: int | None, listener: Listener
+    store: Store,
+    x: Any,
+    dataset: Any,
+    *,
+    memory: Any,
+    threads: int | None,
+    batch: int | None,
+    listener: Listener,
+    client: Any = None,
 ) -> Any:
     """See `infer`. `x` is what the user gave, `dataset` the same as a Dataset."""
     import dask.array as da
@@ -36,7 +44,12 @@ def lazy_infer(
         samples = samples.rechunk({0: batch})
     # A plan for one batch refuses a budget that cannot work now, not when the array is computed.
     widest = max(samples.chunks[0], default=0)
-    inference.plan(store, widest, memory=memory, threads=threads, listener=listener)
+    if client is None:
+        inference.plan(store, widest, memory=memory, threads=threads, listener=listener)
+    else:
+        from dasksdnn.engines.cluster.infer import Asked, check_chunk
+
+        check_chunk(client, store, widest, Asked.of(memory, threads, None))
     return da.map_blocks(
         _infer_chunk,
         samples,
@@ -75,7 +88,7 @@ def _given(rows: Any) -> Any:
 _stores: dict[tuple[str, str], Store] = {}
 
 
-def _opened(path: str, digest: str) -> Store:
+def opened(path: str, digest: str) -> Store:
     """The store of a path as the graph was built for it, opened once a process; it must still be there."""
     store = _stores.get((path, digest))  # held here: another thread may clear them
     if store is None:
@@ -88,7 +101,7 @@ def _opened(path: str, digest: str) -> Store:
 def _infer_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | None) -> Array:
     from dasksdnn.sources.datasets import as_dataset
 
-    store = _opened(path, digest)
+    store = opened(path, digest)
     made: list[Array] = []
 
     def sink() -> ArraySink:

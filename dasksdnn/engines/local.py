@@ -149,7 +149,7 @@ class _Run:
         settings: Settings,
         weights: Weights,
         listener: Listener,
-        stop: Event,
+        asked: Event,
     ) -> None:
         self.store, self.settings, self.weights = store, settings, weights
         self.sink = _Counted(sink, dataset.samples, listener)
@@ -163,7 +163,7 @@ class _Run:
         self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.workers)]
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
         self.teams: list[Team | None] = [None] * settings.workers
-        self.lock, self.stop = Lock(), stop
+        self.lock, self.stop, self.asked = Lock(), Event(), asked
         self.edges, self.loads = 0, weights.loads
 
     def go(self) -> RunReport:
@@ -174,7 +174,7 @@ class _Run:
             try:
                 while (segment := self._choose()) is not None:
                     self._round(segment, pool)
-                    if self.stop.is_set():
+                    if self.asked.is_set():
                         raise CancelledError("the run was stopped")
             finally:
                 self.stop.set()
@@ -238,7 +238,7 @@ class _Run:
         first, end = self.segments[segment]
         span = (first - slab.first, end - slab.first)
         edges = slab.chain.nonzeros(*span)
-        while not self.stop.is_set() and (panel := source()) is not None:
+        while not (self.stop.is_set() or self.asked.is_set()) and (panel := source()) is not None:
             panel.buffer, self.spare[thread] = run_chain(
                 slab.chain, *span, panel.buffer, self.spare[thread], panel.count, self.teams[thread]
             )

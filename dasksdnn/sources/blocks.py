@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,11 @@ class Dataset(Protocol):
         Its shape.
     block : int
         Samples at a time that suit the source, such as the chunk length of a Zarr array.
+
+    Notes
+    -----
+    A dataset with an attribute `shared` that is true can be pickled, and read by every worker of a cluster: a file, or a
+    generator. Others are read by the caller, and sent.
     """
 
     name: str
@@ -94,6 +100,52 @@ def check_finite(block: Any, name: str, start: int) -> Any:
     raise InputError(f"{name}: sample {start + int(row)} (from 0) has a value that is NaN or infinite; remove it")
 
 
+class Span:
+    """Samples `start` to `stop` of a dataset, numbered from 0.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    start, stop : int
+    first : int, optional
+        Number of its first sample in whatever the user gave, for messages; by default `start`.
+    """
+
+    def __init__(self, dataset: Dataset, start: int, stop: int, first: int | None = None) -> None:
+        self._dataset, self._start = dataset, start
+        self.first = start if first is None else first
+        self.name, self.features = dataset.name, dataset.features
+        self.samples, self.block = stop - start, dataset.block
+
+    def read(self, start: int, stop: int) -> Any:
+        """See `Dataset`."""
+        return self._dataset.read(self._start + start, self._start + stop)
+
+    def block_bytes(self, samples: int) -> int:
+        """See `Dataset`."""
+        return self._dataset.block_bytes(min(samples, self.samples))
+
+    def close(self) -> None:
+        """Leave the dataset open: it is not the span's."""
+
+
+def shareable(dataset: Dataset) -> Dataset | None:
+    """The same samples as a dataset that every worker of a cluster can read; None where only this process can."""
+    if isinstance(dataset, DenseRows) and isinstance(dataset.array, np.memmap):
+        return _mapped_file(dataset.array, dataset.name)
+    return dataset if getattr(dataset, "shared", False) else None
+
+
+def _mapped_file(array: np.memmap[Any, Any], name: str) -> RawRows | None:
+    """The rows of a memory map, read from its file; None where they are not rows of it as they stand."""
+    base: Any = array.base
+    # A map for copy-on-write may hold changes that the file has not.
+    if not isinstance(base, mmap.mmap) or not array.flags.c_contiguous or array.filename is None or array.mode == "c":
+        return None
+    array.flush()
+    return RawRows(os.path.abspath(array.filename), int(array.offset), array.dtype, array.shape, name)
+
+
 class DenseRows(_Rows):
     """A NumPy array in memory, or a memory map of one."""
 
@@ -150,7 +202,8 @@ class RawRows(_Rows):
         self, path: str, offset: int, dtype: Any, shape: tuple[int, ...], name: str = "", scratch: Any = None
     ) -> None:
         super().__init__(name or path, shape, dtype)
-        self._path, self._offset, self._scratch = path, offset, scratch
+        self._path, self._offset, self._scratch = os.path.abspath(path), offset, scratch
+        self.shared = scratch is None  # a scratch copy is on this machine only
 
     def read(self, start: int, stop: int) -> Array:
         """Read these rows, in the machine's own byte order."""
@@ -183,12 +236,33 @@ def check_size(path: str, expected: int) -> None:
         raise InputError(f"{path}: {size:,} bytes where its header promises {expected:,}: {fault} Write it again")
 
 
+def in_memory(array: Any) -> bool:
+    """Whether a Zarr array is in the memory of this process, where no worker can reach it."""
+    from zarr.storage import MemoryStore
+
+    return isinstance(array.store, MemoryStore)
+
+
+def on_disk(array: Any) -> Any:
+    """A Zarr array on a local disk by its absolute path, so that it can be opened in whatever folder a worker runs; others
+    as they are.
+    """
+    import zarr
+
+    root = getattr(array.store, "root", None)
+    if not isinstance(root, Path) or root.is_absolute():
+        return array
+    store = zarr.storage.LocalStore(root.absolute(), read_only=array.store.read_only)
+    return zarr.open_array(store, path=array.path, mode="r" if array.read_only else "r+")
+
+
 class ZarrRows(_Rows):
     """A 2-d Zarr array, format 2 or 3."""
 
     def __init__(self, array: Any, name: str = "") -> None:
         super().__init__(name or f"zarr array {array.store_path}", array.shape, array.dtype)
-        self._array = array
+        self._array = on_disk(array)
+        self.shared = not in_memory(array)
         self._chunk = [int(n) for n in array.chunks]
         self.block = max(1, min(self.samples, self._chunk[0]))
 
@@ -218,13 +292,13 @@ class DaskRows(_Rows):
         if any(n != n for n in array.shape):
             raise InputError(f"{name}: has chunks of unknown size; call compute_chunk_sizes() first")
         super().__init__(name, array.shape, array.dtype)
-        self._array = array
+        self.array = array
         self.block = max(1, *(int(n) for n in array.chunks[0]))
 
     def read(self, start: int, stop: int) -> Any:
         """Compute these rows; sparse chunks give CSR."""
         self.check_span(start, stop)
-        rows = self._array[start:stop].compute(scheduler="synchronous")
+        rows = self.array[start:stop].compute(scheduler="synchronous")
         if type(rows).__module__.partition(".")[0] == "sparse":
             rows = pydata_to_scipy(rows, self.name)
         rows = canonical_csr(rows, self.name) if scipy.sparse.issparse(rows) else np.asarray(rows)

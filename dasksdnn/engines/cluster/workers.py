@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from dasksdnn.errors import ClusterError, InputError, MemoryBudgetError
 from dasksdnn.host import format_bytes, parse_bytes
@@ -110,11 +111,12 @@ def wait_for_workers(
     ClusterError
         None came.
     """
-    end = monotonic() + patience
+    end, wanted = monotonic() + patience, None
     while not (workers := workers_of(client)):
-        if tell is not None:
-            tell(f"no worker at {client.scheduler.address}: waiting up to {patience:.0f} s for one")
-            tell = None
+        if wanted is None:  # a cluster that adapts starts workers where it sees a task
+            wanted = client.submit(int, key=f"sdnn-wait-{uuid4().hex}", pure=False)
+            if tell is not None:
+                tell(f"no worker at {client.scheduler.address}: waiting up to {patience:.0f} s for one")
         if monotonic() > end:
             raise ClusterError(
                 f"no worker came to {client.scheduler.address} within {patience:.0f} s: start workers, or scale the cluster up"
