@@ -1,4 +1,4 @@
-"""The memory of a command as the operating system counts it, from outside."""
+"""A command from outside: its memory as the operating system counts it, its children, the files it has begun."""
 
 from __future__ import annotations
 
@@ -18,6 +18,26 @@ def watch(process):
             peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) * 1024)
         time.sleep(0.005)
     return peak
+
+
+def children(process):
+    """Its child processes, whichever of its threads started them."""
+    found = []
+    with suppress(OSError):
+        for listed in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            found += [int(n) for n in listed.read_text().split()]
+    return found
+
+
+def is_alive(pid):
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def partial(folder):
+    """Files that a writer has begun beside its target."""
+    return [p for hidden in folder.glob(".*.partial") for p in hidden.rglob("*") if p.is_file()]
 
 
 def check(found, peak):

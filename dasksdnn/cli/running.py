@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dasksdnn import config, host
+from dasksdnn.cli.cluster import STRATEGY, chosen_client, on_dask
 from dasksdnn.cli.options import JSON, MEMORY, OVERWRITE, PATH, STORE, THREADS, number
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
@@ -23,8 +24,20 @@ from dasksdnn.errors import InputError, MemoryBudgetError
 @number("--samples", "Number of samples.", required=True)
 @MEMORY
 @THREADS
+@on_dask
+@STRATEGY
 @JSON
-def plan(store: Path, samples: int, memory: str | None, threads: int | None, json_path: Path | None) -> None:
+def plan(
+    store: Path,
+    samples: int,
+    memory: str | None,
+    threads: int | None,
+    engine: str,
+    scheduler: str | None,
+    workers: int | None,
+    strategy: str | None,
+    json_path: Path | None,
+) -> None:
     """Show how inference on STORE would run within a memory budget, and what else was considered.
 
     Slabs are runs of layers whose weights are loaded together; a tile is the samples that a thread works on at once, a
@@ -32,9 +45,45 @@ def plan(store: Path, samples: int, memory: str | None, threads: int | None, jso
     """
     from dasksdnn.engines.inference import plan as choose
 
-    with progress() as listener:
-        chosen = choose(store, samples, memory=memory, threads=threads, listener=listener)
-    candidates = [
+    _check_strategy(engine, strategy)
+    with progress() as listener, chosen_client(engine, scheduler, workers, memory, threads) as client:
+        options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy}
+        chosen: Any = choose(store, samples, client=client, listener=listener, **options)
+    facts = {"command": "plan", "store": str(store), "plan": chosen.as_dict(), "candidates": _candidates(chosen)}
+    write_json(json_path, facts)
+    rows = {
+        "samples": f"{chosen.samples:,}",
+        "budget": host.format_bytes(chosen.budget),
+        "smallest budget": host.format_bytes(chosen.smallest),
+        "projected peak": host.format_bytes(chosen.projected),
+    }
+    if client is not None:
+        rows |= {"workers": _workers(chosen.cluster), "batch of a task": f"{chosen.batch:,} samples"}
+    show(f"plan: {store}", rows)
+    click.echo()
+    show_grid(chosen.HEADER, chosen.rows())
+
+
+def _check_strategy(engine: str, strategy: str | None) -> None:
+    if engine == "local" and strategy is not None:
+        raise InputError("--strategy is for --engine dask: add it, or leave it out")
+
+
+def _workers(cluster: Any) -> str:
+    s = "" if cluster.threads == 1 else "s"
+    return f"{cluster.workers} of {cluster.threads} thread{s} and {host.format_bytes(cluster.budget)} each"
+
+
+def _candidates(chosen: Any) -> list[dict[str, Any]]:
+    """What was considered, as plain data."""
+    from dasksdnn.plan.cluster import ClusterPlan
+
+    if isinstance(chosen, ClusterPlan):
+        return [
+            {"strategy": c.strategy, "projected_bytes": c.projected, "predicted_seconds": c.seconds, "fits": c.fits}
+            for c in chosen.candidates
+        ]
+    return [
         {
             "strategy": c.strategy,
             "tile": c.settings.tile,
@@ -47,16 +96,6 @@ def plan(store: Path, samples: int, memory: str | None, threads: int | None, jso
         }
         for c in chosen.candidates
     ]
-    write_json(json_path, {"command": "plan", "store": str(store), "plan": chosen.as_dict(), "candidates": candidates})
-    rows = {
-        "samples": f"{chosen.samples:,}",
-        "budget": host.format_bytes(chosen.budget),
-        "smallest budget": host.format_bytes(chosen.smallest),
-        "projected peak": host.format_bytes(chosen.projected),
-    }
-    show(f"plan: {store}", rows)
-    click.echo()
-    show_grid(chosen.HEADER, chosen.rows())
 
 
 @click.command(short_help="Stream samples through a store.")
@@ -80,6 +119,8 @@ def plan(store: Path, samples: int, memory: str | None, threads: int | None, jso
 )
 @MEMORY
 @THREADS
+@on_dask
+@STRATEGY
 @OVERWRITE
 @JSON
 def infer(
@@ -90,27 +131,37 @@ def infer(
     categories: Path | None,
     memory: str | None,
     threads: int | None,
+    engine: str,
+    scheduler: str | None,
+    workers: int | None,
+    strategy: str | None,
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
     """Stream samples through STORE within a memory budget.
 
     Keep the outputs with --output, the list of samples with a non-zero output with --categories; without either, the
-    run is only measured.
+    run is only measured. On Dask, every worker must see STORE and ARRAY.
     """
-    from dasksdnn.engines.inference import stream
+    from dasksdnn.engines.inference import infer as run
     from dasksdnn.store.reader import open_store
 
     check_outputs(overwrite, stores=[output], files=[categories], report=json_path, inputs=[store, source])
     start = perf_counter()
+    _check_strategy(engine, strategy)
     opened = open_store(store)
-    with _categories(categories, overwrite) as keep, open_samples(source, opened.widths[0], samples, memory) as dataset:
-        with progress() as listener:
-            result = stream(
-                opened, dataset, out=output, overwrite=overwrite, memory=memory, threads=threads, listener=listener
-            )
+    ours = memory if engine == "local" else None  # on Dask the budget is each worker's, not this process's
+    with ExitStack() as held:
+        keep = held.enter_context(_categories(categories, overwrite))
+        dataset = held.enter_context(open_samples(source, opened.widths[0], samples, ours))
+        listener = held.enter_context(progress())
+        client = held.enter_context(chosen_client(engine, scheduler, workers, memory, threads))
+        out = "categories" if output is None else output
+        options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy, "overwrite": overwrite}
+        result = run(opened, dataset, out=out, client=client, listener=listener, **options)
         keep(result.categories)
-    seconds, peak = perf_counter() - start, host.peak_resident()
+    seconds = perf_counter() - start
+    peak = host.peak_resident() if client is None else result.peak_rss
     write_json(json_path, {"command": "infer", "store": str(store), **_ran_facts(result, seconds, peak)})
     show(f"infer: {store}", _ran(result, seconds, peak))
 
@@ -152,13 +203,22 @@ def _categories(path: Path | None, overwrite: bool) -> Iterator[Any]:
 
 
 def _ran(result: Any, seconds: float, peak: int) -> dict[str, str]:
+    from dasksdnn.plan.cluster import ClusterPlan
+
     chosen = result.plan
+    if isinstance(chosen, ClusterPlan):
+        plan = f"{chosen.chosen.strategy}, {chosen.worker.chosen.strategy}, batches of {chosen.batch:,} samples"
+        more = {"plan": plan, "workers": _workers(chosen.cluster)}
+    else:
+        more = {
+            "plan": f"{chosen.chosen.strategy}, {chosen.settings.batch:,} samples in flight in panels of {chosen.settings.tile}"
+        }
     return {
         "samples": f"{result.samples:,}",
         "edges": f"{result.edges:,}",
         "seconds": f"{result.seconds:.3f} to run ({seconds:.1f} in all)",
         "edges/s": f"{result.edges_per_second:.3g}",
-        "plan": f"{chosen.chosen.strategy}, {chosen.settings.batch:,} samples in flight in panels of {chosen.settings.tile}",
+        **more,
         "peak memory": f"{host.format_bytes(peak)} of {host.format_bytes(chosen.budget)} "
         f"(projected {host.format_bytes(chosen.projected)})",
         "categories": f"{result.categories.size:,}",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from watching import children, is_alive, partial
 
 import dasksdnn as sdnn
 
@@ -37,23 +38,6 @@ def wait_for(condition, started):
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def children(process):
-    with suppress(OSError):
-        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    return []
-
-
-def is_alive(pid):
-    with suppress(OSError):
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
-
-
-def partial(folder):
-    """Files that a writer has begun beside its target."""
-    return [p for hidden in folder.glob(".*.partial") for p in hidden.rglob("*") if p.is_file()]
 
 
 def arguments(name, deep, out):
