@@ -62,14 +62,13 @@ class SlurmError(Exception):
 class Slurm:
     """The running daemons. `env` is the environment of a user of this Slurm."""
 
-    queue = "tests"
-
     def __init__(self, folder: Path):
         self.folder = folder
         configuration = folder / "slurm.conf"
         self.env = {**os.environ, "PATH": PATH, "SLURM_CONF": str(configuration)}
         self._mark = f"SLURM_CONF={configuration}".encode()
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._lost: set[str] = set()
         ports = _free_ports(1 + len(NODES))
         host = socket.gethostname().split(".")[0]
         nodes = [
@@ -94,6 +93,7 @@ class Slurm:
         self._until("both nodes are idle", lambda: self.states() == dict.fromkeys(NODES, "idle"))
 
     def start_node(self, node: str) -> None:
+        self._lost.discard(node)
         # The name is in the environment of all that runs on the node, whether Slurm puts it there or we do.
         self._daemon("slurmd", "-D", "-N", node, node=node)
 
@@ -108,7 +108,7 @@ class Slurm:
         """Node -> its state."""
         try:
             lines = self.run("sinfo", "-N", "-h", "-o", "%N %T").splitlines()
-        except RuntimeError:  # slurmctld does not answer yet
+        except (RuntimeError, subprocess.TimeoutExpired):  # slurmctld does not answer
             return {}
         return dict(line.split() for line in lines)
 
@@ -118,9 +118,20 @@ class Slurm:
 
     def lose(self, node: str) -> None:
         """Take a node away as if its power had gone: all that runs on it is killed at once, and it stays down."""
-        for pid in self.processes(node):
+        self._lost.add(node)
+        lost = self.processes(node)
+        for pid in lost:
             _kill(pid, signal.SIGKILL)
+        for daemon in [each for each in self._daemons if each.pid in lost]:
+            daemon.wait()
+            self._daemons.remove(daemon)
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def mend(self) -> None:
+        """Bring back the nodes that were lost."""
+        for node in list(self._lost):
+            self.start_node(node)
+        self._until("both nodes are idle", lambda: self.states() == dict.fromkeys(NODES, "idle"))
 
     def processes(self, node: str | None = None) -> list[int]:
         """What runs under this Slurm, on one node or in all: the daemons, and the jobs with all their children."""
@@ -161,9 +172,8 @@ class Slurm:
     def _until(self, what: str, reached, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while not reached():
-            ended = [str(daemon.args[0]) for daemon in self._daemons if daemon.poll() is not None]
-            if ended or time.monotonic() > end:
-                raise SlurmError(f"Slurm does not run here: not so that {what}; {self._last_words()}")
+            if any(daemon.poll() is not None for daemon in self._daemons) or time.monotonic() > end:
+                raise SlurmError(f"Slurm does not run here: not so that {what}; {self.states()}; {self._last_words()}")
             time.sleep(0.1)
 
     def _last_words(self) -> str:

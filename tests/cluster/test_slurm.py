@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import dask
+import numpy as np
 import pytest
+import zarr
 from clusters import until
 from slurm import NODES, SlurmError, running_slurm
+
+import dasksdnn as sdnn
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install 'dasksdnn[cluster]'")
 
@@ -40,7 +46,8 @@ def shell(slurm, monkeypatch):
     for name in ("PATH", "SLURM_CONF"):
         monkeypatch.setenv(name, slurm.env[name])
     monkeypatch.syspath_prepend(EXAMPLES)
-    return slurm
+    yield slurm
+    slurm.mend()
 
 
 def prologue():
@@ -122,3 +129,48 @@ def test_jobs_that_end_by_their_time_are_replaced(shell, new_cluster):
         # Each is taken as it comes: what one who leaves holds is lost where nobody else is there to take it over.
         assert sorted(n for _, n in as_completed(futures, with_results=True)) == [n * n for n in range(120)]
         until(lambda: shell.jobs() and not first & set(shell.jobs()))
+
+
+@contextmanager
+def running_example(shell, folder, *arguments):
+    """slurm.py as its user starts it, for the store and samples in a folder; killed where the block does not wait for it."""
+    files = {"--store": "net.zarr", "--x": "x.npy", "--out": "y.zarr"}
+    jobs = {f"--{name}": str(value) for name, value in JOB.items()}
+    jobs |= {"--interface": "lo", "--scratch": str(folder / "scratch"), "--log-directory": str(folder / "logs")}
+    options = {**{option: str(folder / name) for option, name in files.items()}, **jobs, "--prologue": prologue()[0]}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "slurm.py"), *chain(*options.items()), *arguments]
+    with subprocess.Popen(command, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as example:
+        try:
+            yield example
+        finally:
+            example.kill()
+
+
+def finish(example):
+    """What a run of the example printed."""
+    out, err = example.communicate(timeout=180)
+    assert example.returncode == 0, err
+    return out
+
+
+def written(folder):
+    """Chunks of outputs written so far, before and after the array gets its name."""
+    return [path for path in folder.glob("*y.zarr*/**/c/*/*") if path.is_file()]
+
+
+def test_inference_loses_a_node_and_finishes(shell, tmp_path):
+    # By He's rule values neither die nor grow, so that outputs tell one sample from another.
+    store = sdnn.save(sdnn.initialise(sdnn.radixnet(neurons=1024, layers=120), seed=3), tmp_path / "net.zarr")
+    x = np.random.default_rng(3).random((40_000, 1024), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    with running_example(shell, tmp_path) as example:
+        until(lambda: len(written(tmp_path)) > 4 or example.poll() is not None, seconds=90)
+        shell.lose("n2")
+        assert not (tmp_path / "y.zarr").exists()  # it was not too late
+        told = finish(example)
+    assert "2 workers, on n1, n2" in told
+    expected = np.empty((40_000, 1024), np.float32)
+    sdnn.infer(store, x, out=expected)
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "y.zarr")[:], expected)
+    assert shell.jobs() == {}
