@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
 
@@ -51,6 +52,29 @@ def new_cluster(tmp_path_factory):
             return held.enter_context(running_cluster(folder, workers=workers, threads=threads, memory=memory))
 
         yield make
+
+
+class Slow:
+    """A dataset that every worker can read, which takes a while, notes in a folder who reads, and may end who does."""
+
+    name, block, shared = "slow", 10, True
+
+    def __init__(self, x, folder, seconds=0.03, deadly=None):
+        self.x, self.folder, self.seconds, self.deadly = x, folder, seconds, deadly
+        self.samples, self.features = x.shape
+
+    def read(self, start, stop):
+        (self.folder / str(os.getpid())).touch()
+        if self.deadly is not None and start <= self.deadly < stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sleep(self.seconds)
+        return self.x[start:stop]
+
+    def block_bytes(self, samples):
+        return samples * self.features * self.x.itemsize
+
+    def close(self):
+        pass
 
 
 def pids(client):

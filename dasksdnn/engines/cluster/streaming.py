@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Protocol
 
-from dasksdnn.engines.cluster.workers import PATIENCE, Worker, wait_for_workers, workers_of
+from dasksdnn.engines.cluster import workers as known
+from dasksdnn.engines.cluster.workers import Worker, wait_for_workers, workers_of
 from dasksdnn.errors import ClusterError
 
 #: Seconds between looks at which workers there are.
@@ -97,7 +99,7 @@ def run_batches(
     strategy: Strategy,
     collect: Callable[[Batch, Any], None],
     *,
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> None:
     """Run all batches, each to one result.
 
@@ -109,8 +111,8 @@ def run_batches(
     strategy : Strategy
     collect : callable
         Given a batch and its result, once for every batch, in the order in which they end, by the calling thread.
-    patience : float
-        Seconds to wait for a worker where there is none.
+    patience : float, optional
+        Seconds to wait for a worker where there is none; by default two minutes.
 
     Raises
     ------
@@ -119,9 +121,16 @@ def run_batches(
     Exception
         What a batch raised on its worker.
     """
-    driver = _Driver(client, strategy, patience)
+    from distributed.comm import CommClosedError
+
+    driver = _Driver(client, strategy, known.PATIENCE if patience is None else patience)
     try:
         driver.run(batches, collect)
+    except CommClosedError as error:
+        driver.abandon()
+        raise ClusterError(
+            f"the connection to the scheduler was lost ({error}): make a new client, and run again"
+        ) from error
     except BaseException:
         driver.abandon()
         raise
@@ -134,6 +143,7 @@ class _Driver:
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._workers: tuple[Worker, ...] = ()
         self._looked = 0.0
+        self._address = client.scheduler.address if client.scheduler else "?"
 
     def run(self, batches: Iterator[Batch], collect: Callable[[Batch, Any], None]) -> None:
         more = True
@@ -156,28 +166,43 @@ class _Driver:
         """Cancel what is in flight, and wait until no worker computes for it."""
         futures = [flight.submitted.future for flight in self._flying if flight.submitted]
         self._flying.clear()
-        if self._client.status == "running":
-            self._client.cancel(futures, force=True)
-            self._strategy.stop()
+        with suppress(OSError):  # the scheduler may be gone, and its workers with it
+            if self._client.status == "running":
+                self._client.cancel(futures, force=True)
+                self._strategy.stop()
 
     def _look(self) -> None:
         """Learn which workers there are, now and then; wait where there is none."""
         if self._workers and monotonic() - self._looked < LOOK:
             return
+        if self._client.status != "running":
+            raise ClusterError(f"the scheduler at {self._address} is gone: start one, make a new client, and run again")
         self._workers = workers_of(self._client) or wait_for_workers(
             self._client, patience=self._patience, tell=logging.getLogger("dasksdnn").warning
         )
         self._looked = monotonic()
 
     def _submit(self, flight: _Flight) -> None:
-        flight.attempts += 1
-        if flight.attempts > ATTEMPTS:
-            raise ClusterError(
-                f"{flight.batch} were lost {ATTEMPTS} times with their workers ({flight.faults[-1]}): see the workers' logs; "
-                f"where they die of memory, give them more of it, or a smaller budget (memory=)"
-            )
-        flight.submitted = self._strategy.submit(flight.batch, self._workers)
+        from distributed.comm import CommClosedError
+
+        while flight.submitted is None:
+            flight.attempts += 1
+            if flight.attempts > ATTEMPTS:
+                raise ClusterError(
+                    f"{flight.batch} were lost {ATTEMPTS} times with their workers ({flight.faults[-1]}): see the workers' "
+                    f"logs; where they die of memory, give them more of it, or a smaller budget (memory=)"
+                )
+            try:
+                flight.submitted = self._strategy.submit(flight.batch, self._workers)
+            except (CommClosedError, TimeoutError) as error:  # a worker went while samples were sent to it
+                flight.faults.append(str(error) or type(error).__name__)
+                self._look_again()
         flight.submitted.future.add_done_callback(lambda _: self._ended.put(None))
+
+    def _look_again(self) -> None:
+        """Look at once: a worker seems to have gone."""
+        self._looked, self._workers = 0.0, ()
+        self._look()
 
     def _wait(self) -> None:
         """Sleep until a future has ended, or it is time to look around."""
@@ -230,8 +255,7 @@ class _Driver:
         if isinstance(error, CancelledError | CommClosedError):
             self._again(flight, str(error) or type(error).__name__)
             return
-        self._looked = 0.0
-        self._look()
+        self._look_again()
         if gone := self._gone(flight):  # whatever it says, the reason is that
             self._again(flight, f"worker {gone} has gone")
             return
@@ -240,8 +264,7 @@ class _Driver:
     def _again(self, flight: _Flight, fault: str) -> None:
         assert flight.submitted is not None
         flight.faults.append(fault)
+        self._look_again()
         self._client.cancel([flight.submitted.future], force=True)
         flight.submitted = None
-        self._looked = 0.0
-        self._look()
         self._submit(flight)

@@ -94,15 +94,15 @@ def workers_of(client: Any) -> tuple[Worker, ...]:
 
 
 def wait_for_workers(
-    client: Any, *, patience: float = PATIENCE, tell: Callable[[str], None] | None = None
+    client: Any, *, patience: float | None = None, tell: Callable[[str], None] | None = None
 ) -> tuple[Worker, ...]:
     """The workers that there are; waits for the first one.
 
     Parameters
     ----------
     client : distributed.Client
-    patience : float
-        Seconds.
+    patience : float, optional
+        Seconds; by default two minutes.
     tell : callable, optional
         Given a line to show, once, where there is none yet.
 
@@ -111,6 +111,7 @@ def wait_for_workers(
     ClusterError
         None came.
     """
+    patience = PATIENCE if patience is None else patience
     end, wanted = monotonic() + patience, None
     while not (workers := workers_of(client)):
         if wanted is None:  # a cluster that adapts starts workers where it sees a task
