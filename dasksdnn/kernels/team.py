@@ -22,7 +22,7 @@ from numba.np.arrayobj import make_array
 from dasksdnn.compiling import compiled
 from dasksdnn.network import Array
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I32 = ir.IntType(32)
 
 #: A count that nobody has to wait for.
 DISMISSED = 1 << 62
@@ -81,12 +81,12 @@ class Team:
 def meet(counter, members):  # type: ignore[no-untyped-def]
     """Wait until all members have called this as often as the caller has. The counter only ever rises."""
     if members > 1:
-        goal = min((_add_one(counter) // members + 1) * members, DISMISSED)
+        goal = min((add(counter, 1) // members + 1) * members, DISMISSED)
         looks = 0
-        while _now(counter) < goal:
+        while now(counter) < goal:
             looks += 1
             if looks > _LOOKS:
-                _give_way()
+                give_way()
 
 
 @compiled
@@ -104,18 +104,18 @@ def boundary(indptr, supernodes, member, members):  # type: ignore[no-untyped-de
 
 
 @intrinsic
-def _add_one(context, counter):  # type: ignore[no-untyped-def]
-    """Add one, in one step and in order with all other accesses; returns what was there before."""
+def add(context, counter, amount):  # type: ignore[no-untyped-def]
+    """Add an int64, in one step and in order with all other accesses; returns what was there before."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         place = make_array(counter)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", place, _I64(1), "seq_cst")
+        return builder.atomic_rmw("add", place, arguments[1], "seq_cst")
 
-    return types.int64(counter), generate
+    return types.int64(counter, types.int64), generate
 
 
 @intrinsic
-def _now(context, counter):  # type: ignore[no-untyped-def]
+def now(context, counter):  # type: ignore[no-untyped-def]
     """What stands in the counter now, in order with all other accesses."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -126,7 +126,7 @@ def _now(context, counter):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _give_way(context):  # type: ignore[no-untyped-def]
+def give_way(context):  # type: ignore[no-untyped-def]
     """Let another thread have the processor: there may be fewer processors than threads."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
