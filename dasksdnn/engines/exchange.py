@@ -226,6 +226,15 @@ class Reduction:
                 total += target if r == self._grid.replica else received[r][i]
             target[:] = total
 
+    def summed(self, values: Array) -> Array:
+        """The sum of a small array over all replicas, in their order, at each of them."""
+        each = {r: np.empty_like(values) for r in self._others}
+        self._exchange([(r, values) for r in self._others], list(each.items()))
+        total = np.zeros_like(values)
+        for r in range(self._grid.replicas):
+            total += each.get(r, values)
+        return total
+
     def give(self, arrays: Sequence[Array]) -> None:
         """Give this replica's range of each array to the others, and take theirs."""
         self._exchange(

@@ -323,6 +323,17 @@ class Trainer:
         """Values that this rank has sent to other owners in expands and folds so far."""
         return self._exchange.words
 
+    def summed(self, values: Array) -> Array:
+        """The sum of a small float64 array over all replicas, in their order."""
+        return self._reduction.summed(values)
+
+    def gather_moments(self) -> None:
+        """Let every replica have the moments of all ranges, which only the one that applies a range keeps up to date."""
+        if self.grid.replicas > 1:
+            with closing(self.working.sweep([(j, Need.CHANGE) for j in range(len(self.settings.slabs))])) as sweep:
+                for part in sweep:
+                    self._reduction.give([*part.moments, *part.bias_moments])
+
     def values(self, window: Window, name: str) -> Array:
         """One array of a window's state; see `Working.values`."""
         return self.working.values(window, name)

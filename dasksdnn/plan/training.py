@@ -9,7 +9,7 @@ too), and writes its state. A batch that is too wide goes in rounds whose gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -35,6 +35,19 @@ WRITING = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Ranks:
+    """How training is spread: parts over owners, samples over replicas; rank = replica * owners + owner."""
+
+    owners: int = 1
+    replicas: int = 1
+
+    @property
+    def size(self) -> int:
+        """All of them."""
+        return self.owners * self.replicas
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingSizes:
     """What a plan must know of a network, an optimizer and a store.
 
@@ -52,6 +65,10 @@ class TrainingSizes:
         The whole gradient is needed before any of it is applied.
     evolving : bool
         The pattern changes between epochs.
+    ranks : Ranks
+        How many train together. Sizes are then those of the largest owner.
+    exchanged : int
+        Words that an owner sends or receives at once per sample, at most; and the outputs of all owners.
     """
 
     network: Sizes
@@ -61,6 +78,8 @@ class TrainingSizes:
     dropping: bool = False
     clipping: bool = False
     evolving: bool = False
+    ranks: Ranks = Ranks()
+    exchanged: int = 0
 
     def forward_bytes(self, k: int) -> int:
         """Of layer k (0-based), for the way forward: pattern and weights."""
@@ -164,6 +183,8 @@ class TrainingPlan:
         Read from and written to scratch, a step.
     state : int
         Bytes of weights and moments.
+    ranks : Ranks
+        How many train together; all numbers are of one of them.
     """
 
     settings: TrainingSettings
@@ -174,6 +195,7 @@ class TrainingPlan:
     step_seconds: float
     step_bytes: int
     state: int
+    ranks: Ranks = Ranks()
 
     @property
     def strategy(self) -> str:
@@ -184,11 +206,29 @@ class TrainingPlan:
         )
         kept = "every activation is kept" if s.every == 1 else f"every {s.every}th activation is kept"
         rounds = -(-self.batch // s.samples)
-        return f"{stay}, {kept}" + (f", {rounds} rounds a step" if rounds > 1 else "")
+        split = [f"parts split over {self.ranks.owners} ranks"] if self.ranks.owners > 1 else []
+        split += [f"samples split over {self.ranks.replicas} ranks"] if self.ranks.replicas > 1 else []
+        return ", ".join([*split, stay, kept, *([f"{rounds} rounds a step"] if rounds > 1 else [])])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return {**asdict(self), "strategy": self.strategy, "settings": self.settings.as_dict()}
+
+
+def largest(each: Sequence[TrainingSizes]) -> TrainingSizes:
+    """Sizes that are no less than any of these, which differ in the share of a network that they are of."""
+
+    def most(of: Callable[[TrainingSizes], Sequence[int]]) -> tuple[int, ...]:
+        return tuple(max(numbers) for numbers in zip(*map(of, each), strict=True))
+
+    network = replace(
+        each[0].network,
+        widths=most(lambda s: s.network.widths),
+        layer_bytes=most(lambda s: s.network.layer_bytes),
+        layer_edges=most(lambda s: s.network.layer_edges),
+        nparts=max(s.network.nparts for s in each),
+    )
+    return replace(each[0], network=network, exchanged=max(s.exchanged for s in each))
 
 
 def projected_training(sizes: TrainingSizes, settings: TrainingSettings, *, reserved: int, input_bytes: int) -> int:
@@ -197,13 +237,24 @@ def projected_training(sizes: TrainingSizes, settings: TrainingSettings, *, rese
     widest = max(n.widths)
     _, rows = s.places(n.widths)
     rows += DELTA_PANELS * widest + (DROPPED_PANELS * widest if sizes.dropping else 0)
-    tape = s.samples * rows * n.itemsize
+    tape = s.samples * (rows + 2 * sizes.exchanged) * n.itemsize
     each = [sizes.slab_bytes(slab, s.held) for slab in s.slabs]
     stay = sum(each[: s.resident])
+    apart = sizes.ranks.replicas - 1  # a range of a slab's gradient comes from each of the other replicas
+    summed = max(sum((n.layer_edges[k] + n.widths[k + 1]) * n.itemsize for k in range(*slab)) for slab in s.slabs)
     passing = max(each[s.resident :], default=0)
     scratch = 0 if s.held else max(n.layer_edges) * n.itemsize
     loading = stay + 3 * max(each)
-    steps = stay + s.buffers * passing + tape + scratch + input_bytes + LOSS_PANELS * n.widths[-1] * s.tile * n.itemsize
+    sums = summed * apart // (1 + apart)
+    steps = (
+        stay
+        + s.buffers * passing
+        + tape
+        + scratch
+        + sums
+        + input_bytes
+        + LOSS_PANELS * n.widths[-1] * s.tile * n.itemsize
+    )
     writing = WRITING * sizes.largest
     changing = 0
     if sizes.evolving:  # while nothing of the above is held, but what a probe reads of a layer is
@@ -263,7 +314,8 @@ def plan_training(
     chosen = replace(chosen, threads=threads)
     seconds = _seconds(sizes, chosen, batch)
     state = sum(sizes.state_bytes(k, False) for k in range(len(sizes.network.layer_edges)))
-    return TrainingPlan(chosen, batch, budget, need, stated, seconds, _bytes(sizes, chosen, batch), state)
+    moved = _bytes(sizes, chosen, batch)
+    return TrainingPlan(chosen, batch, budget, need, stated, seconds, moved, state, sizes.ranks)
 
 
 def tile_of(sizes: Sizes, samples: int) -> int:
@@ -282,10 +334,11 @@ def _ways(
     for samples in _halves(batch):
         tile = tile_of(n, samples)
         tiles = -(-samples // tile)
-        held = sizes.clipping or tile * tiles < batch
+        held = sizes.clipping or tile * tiles < batch or sizes.ranks.replicas > 1
         for slabs in dict.fromkeys(cuts):
             longest = max(last - first for first, last in slabs)
-            for every in _doubles(longest):
+            # What is computed again would have to be exchanged again, too.
+            for every in _doubles(longest) if sizes.ranks.size == 1 else (1,):
                 yield TrainingSettings(tile, tiles, slabs, len(slabs), 0, every, held, threads)
                 if len(slabs) == 1:
                     continue

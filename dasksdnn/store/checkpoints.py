@@ -43,7 +43,7 @@ from dasksdnn.store.reader import Store, generations, open_store
 from dasksdnn.store.sweeping import named, prune, sweep
 from dasksdnn.store.verify import layer_at
 
-__all__ = ["Values", "changing", "commit", "generations", "replace_manifest", "writing"]
+__all__ = ["Values", "changing", "commit", "generations", "replace_manifest", "write_state", "writing"]
 
 #: Gives one flat array of a window by name: of data, bias, or a moment.
 Values = Callable[[Window, str], Array]
@@ -97,7 +97,7 @@ def commit(
     """
     _check_arguments(extra, training, keep)
     with changing(store) as generation:
-        windows = [_write(store, window, generation, values, extra) for window in store.iter_windows()]
+        windows = [write_state(store, window, generation, values, extra) for window in store.iter_windows()]
         return replace_manifest(store, windows, training=training, keep=keep, protect=protect)
 
 
@@ -231,8 +231,12 @@ def _as_json(training: dict[str, Any] | None) -> dict[str, Any] | None:
         ) from error
 
 
-def _write(store: Store, window: Window, generation: int, values: Values, extra: Collection[str]) -> Window:
-    """Write the new state of a window, holding one array at a time."""
+def write_state(store: Store, window: Window, generation: int, values: Values, extra: Collection[str]) -> Window:
+    """Write the new state of a window, holding one array at a time; what it is counts where a manifest names it.
+
+    Several processes may write windows of a generation, each its own, inside one `changing`. Parameters and errors are
+    those of `commit`.
+    """
     location = zarr.storage.LocalStore(store.path)
     remove(store.path / generation_path(window.part, window.number, generation))  # of a writer that was killed
     arrays = {name: window.arrays[name] for name in STRUCTURE}

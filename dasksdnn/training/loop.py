@@ -20,7 +20,7 @@ from dasksdnn.training.options import Every, Options
 from dasksdnn.training.run import Run
 
 #: Engines that can train.
-ENGINES = ("local",)
+ENGINES = ("local", "dask")
 
 
 def train(
@@ -56,7 +56,9 @@ def train(
     memory: str | int | None = None,
     threads: int | None = None,
     scratch: str | os.PathLike[str] | None = None,
-    engine: str = "local",
+    engine: str | None = None,
+    client: Any = None,
+    strategy: str | None = None,
     listener: Listener = ignore,
 ) -> History:
     """Train the network in a store by backprop; each checkpoint is a new generation of the store.
@@ -120,7 +122,14 @@ def train(
         Budget of the process at its peak, and threads, as for `infer`.
     scratch : path, optional
         Folder for what does not fit in memory; by default the system's for temporary files.
-    engine : {"local"}
+    engine : {"local", "dask"}, optional
+        In this process, or on the workers of a Dask cluster, which all have to be able to read and write the store's path;
+        "dask" where a client is given. `memory`, `threads` and `scratch` are then each worker's. Where workers are lost, the
+        run goes on by itself from its last checkpoint, on those that are there.
+    client : distributed.Client, optional
+        Of the cluster; by default the current one.
+    strategy : {"samples", "parts"}, optional
+        Split the samples of a batch over the workers, or the parts of the network; by default what should be faster.
     listener : callable
         Told of samples trained.
 
@@ -151,8 +160,13 @@ def train(
     >>> history.epochs[-1].accuracy > 0.9
     True
     """
+    engine = engine or ("local" if client is None else "dask")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} cannot train: use one of {', '.join(ENGINES)}")
+    if engine == "local" and (client is not None or strategy is not None):
+        raise InputError("client and strategy are for the Dask engine: leave them out, or say engine='dask'")
+    if strategy not in (None, "samples", "parts"):
+        raise InputError(f"strategy is {strategy!r}: choose 'samples' or 'parts', or leave the choice to the plan")
     options = Options(
         epochs, batch_size, loss, optimizer, lr, momentum, nesterov, weight_decay, schedule, warmup, dropout, clip_norm,
         patience, seed, shuffle_buffer, init, evolve, evolve_every, drop, target_density, new_communication,
@@ -166,15 +180,30 @@ def train(
         raise InputError(f"scratch {os.fspath(scratch)}: not a folder that can be written: name one")
     opened = open_store(store.path if isinstance(store, Store) else store)
     options.loss_function().check(opened.activations[-1], opened.widths[-1])
+    if engine == "dask":
+        from dasksdnn.engines.cluster.workers import find_client
+        from dasksdnn.training.distribution import train_on
+
+        return train_on(
+            find_client(client), opened, options, every, keep, resume, x, y, validation,
+            memory=memory, threads=threads, scratch=scratch, strategy=strategy, listener=listener,
+        )  # fmt: skip
     with writing(opened):
         run = Run(opened, options, every, keep, resume, listener)
-        samples = run.samples(x, y, "x")
-        looked_at = None if validation is None else run.samples(*validation, "validation")
-        run.prepare(samples, looked_at, memory, threads)
-        run.scratch = scratch
-        try:
-            run.begin()
-            run.start()
-            return run.go()
-        finally:
-            run.close()
+        return complete(run, x, y, validation, memory, threads, scratch)
+
+
+def complete(
+    run: Run, x: Any, y: Any, validation: tuple[Any, Any] | None, memory: Any, threads: Any, scratch: Any
+) -> History:
+    """Take a run from its samples to its end; see `train`. Hold `writing` meanwhile."""
+    samples = run.samples(x, y, "x")
+    looked_at = None if validation is None else run.samples(*validation, "validation")
+    run.prepare(samples, looked_at, memory, threads)
+    run.scratch = scratch
+    try:
+        run.begin()
+        run.start()
+        return run.go()
+    finally:
+        run.close()

@@ -1,5 +1,8 @@
 """One run of training: epochs, steps, changes of the pattern and checkpoints, and how far it is.
 
+Many ranks may run it together: each does the same with its share of the parts or samples, rank 0 alone changes what the store's
+manifest names, and the others then open it anew. A rank that fails leaves, and the others hear of that where they wait for it.
+
 All that is drawn depends on the seed and on counters (epoch, step), so a checkpoint needs no random state but these: a run
 that was killed and goes on ends with the same bits as one that was not.
 """
@@ -8,38 +11,45 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from dasksdnn import config, host
+from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.inference import DEFAULT_SHARE, check_threads
-from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.probing import Probe
+from dasksdnn.engines.shares import share_of, whole
 from dasksdnn.engines.trainer import Trainer, prepare
-from dasksdnn.errors import InputError, MemoryBudgetError, TrainingError
+from dasksdnn.engines.transport import Alone, gather, tell
+from dasksdnn.errors import InputError, TrainingError
 from dasksdnn.events import Listener, Progress
+from dasksdnn.network import Array
 from dasksdnn.plan.training import (
+    Ranks,
     TrainingPlan,
     TrainingSettings,
-    TrainingSizes,
-    check_slabs,
+    largest,
     plan_training,
-    projected_training,
 )
 from dasksdnn.sources.datasets import as_dataset, check_features
-from dasksdnn.store.checkpoints import changing, commit, replace_manifest
+from dasksdnn.store.checkpoints import commit
 from dasksdnn.store.reader import Store, open_store
 from dasksdnn.training.evolution import drop_share, target_density
 from dasksdnn.training.history import Epoch, History
 from dasksdnn.training.initial import draw_anew
 from dasksdnn.training.optimizers import clip_factor, with_rate
 from dasksdnn.training.options import Every, Options
-from dasksdnn.training.rewriting import Evolved, evolve, with_attributes
+from dasksdnn.training.planning import settings_alone, sizes_for, taken_over
+from dasksdnn.training.rewriting import Evolved, evolve
 from dasksdnn.training.stream import SampleStream
 from dasksdnn.training.targets import class_targets, value_targets
+from dasksdnn.training.together import agreed, commit_together, replace_record, return_to
 from dasksdnn.training.watching import Samples, Sums, Watch
 
 
@@ -53,6 +63,8 @@ class Run:
     keep: int
     resume: bool
     listener: Listener
+    grid: Grid = field(default_factory=lambda: Grid(Alone()))
+    to: tuple[int, ...] = ()  # the owner of each part
     step: int = 0
     epoch: int = 0
     position: int = 0
@@ -70,8 +82,11 @@ class Run:
     densities: list[float] = field(default_factory=list)
     stored: int | None = None  # the step whose state the store has, where it is of this run
     saved: float = 0.0
+    reserved: int = 0
+    held: int = 0
 
     def __post_init__(self) -> None:
+        self._take_share()
         self.began = self.store.generation
         record = self.store.training
         self.found = record if self.resume and record else None
@@ -103,6 +118,28 @@ class Run:
         best = found["best"]
         self.best = (math.inf if best["loss"] is None else best["loss"], best["epoch"], best["generation"])
         self.stored = self.step
+
+    # -- together with other ranks
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank changes the store."""
+        return self.grid.transport.rank == 0
+
+    @property
+    def ranks(self) -> Ranks:
+        """How many there are."""
+        return Ranks(self.grid.owners, self.grid.replicas)
+
+    def _take_share(self) -> None:
+        self.share = share_of(self.store, self.to, self.grid.owner) if self.grid.owners > 1 else whole(self.store)
+
+    def _lead(self, change: Callable[[], Store]) -> None:
+        """Let rank 0 change the store, and all go on with what it has become."""
+        if self.leads:
+            self.store = change()
+        self.store = agreed(self.grid, self.store)
+        self._take_share()
 
     # -- getting ready
 
@@ -141,35 +178,34 @@ class Run:
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
         budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
-        moments = self.options.rule().moments
-        sizes = TrainingSizes(
-            sizes_of(self.store),
-            positions_dtype(self.store).itemsize,
-            len(moments),
-            max(w.arrays["data"].nbytes for w in self.store.manifest.windows),
-            self.options.dropout > 0,
-            self.options.clip_norm is not None,
-            self.options.evolve is not None,
-        )
-        batch = min(self.options.batch_size, train.count)
+        whole_batch = min(self.options.batch_size, train.count)
+        batch = -(-whole_batch // self.grid.replicas)
         held = sum(s.stream.nbytes + s.targets.nbytes for s in (train, validation) if s)
-        held += 2 * batch * self.store.widths[0] * self.store.dtype.itemsize
+        held += 2 * whole_batch * self.store.widths[0] * self.store.dtype.itemsize
         count = check_threads(threads)
-        if self.found is None:
+        # One plan for all ranks: for the largest share, in the least room.
+        every = gather(
+            self.grid.transport,
+            (sizes_for(self.store, self.share, self.options, self.ranks), reserved, budget - reserved, held),
+        )
+        sizes, reserved = largest([e[0] for e in every]), max(e[1] for e in every)
+        budget, held = reserved + min(e[2] for e in every), max(e[3] for e in every)
+        self.reserved, self.held = reserved, held
+        if self.found is None or self.found.get("ranks", [1, 1]) != [self.ranks.owners, self.ranks.replicas]:
             self.plan = plan_training(sizes, batch, budget, reserved=reserved, threads=count, input_bytes=held)
             return
-        self.plan = _taken_over(self.found, sizes, batch, budget, reserved, held, count, self.store)
+        self.plan = taken_over(self.found, sizes, batch, budget, reserved, held, count, self.store)
 
     def begin(self) -> None:
         """Draw the weights where that was asked for; and let no checkpoint of another run be taken for one of this."""
         how: dict[str, Any] = {"training": self._record(), "keep": self.keep, "protect": {self.began}}
         if self.found is not None:
             return
-        if self.options.init is not None:
-            self.store = draw_anew(self.store, self.options.init, self.options.seed, **how)
-        elif self.store.training is not None:
-            with changing(self.store):
-                self.store = replace_manifest(self.store, self.store.manifest.windows, **how)
+        init, store = self.options.init, self.store
+        if init is not None:
+            self._lead(lambda: draw_anew(store, init, self.options.seed, **how))
+        elif store.training is not None:
+            self._lead(lambda: replace_record(store, **how))
         else:
             return
         self.stored = 0
@@ -184,6 +220,8 @@ class Run:
             restore=restore or (self.found is not None and self.step > 0),
             scratch=self.scratch,
             listener=self.listener,
+            share=self.share,
+            grid=self.grid,
         )
 
     @property
@@ -222,7 +260,7 @@ class Run:
 
     def _one_epoch(self) -> None:
         batches = -(-self.train.count // self.options.batch_size)
-        moved, begun = self.trainer.moved, perf_counter() - self.sums.seconds
+        before, begun = self._traffic(), perf_counter() - self.sums.seconds
         rate = 0.0
         with closing(self.train.stream.batches(self.epoch, self.position)) as stream:
             for batch in stream:
@@ -233,12 +271,13 @@ class Run:
                 self.listener(Progress("train", done, self.options.epochs * self.train.count, "samples"))
                 if self.position < batches and self._is_due():
                     self._checkpoint()
-        self._end_epoch(batches, rate or self._rate(batches), moved)
+        self._end_epoch(batches, rate or self._rate(batches), before)
 
     def _step(self, batch: Any, batches: int) -> float:
         self.step += 1
         rate, options = self._rate(batches), self.options
-        watch = Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), self.sums)
+        seen = Sums()
+        watch = Watch(options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), seen)
         clip = None if options.clip_norm is None else partial(clip_factor, most=options.clip_norm)
         rule = with_rate(options.rule(), rate)
         try:
@@ -246,7 +285,22 @@ class Run:
         except FloatingPointError:
             self.step -= 1
             raise self._not_finite(f"batch {self.position + 1} (step {self.step + 1})") from None
+        self._add(self.sums, seen)
         return rate
+
+    def _add(self, sums: Sums, seen: Sums) -> None:
+        """Add what all ranks have seen."""
+        values = np.array([seen.loss, seen.correct, seen.samples], np.float64)
+        loss, correct, samples = self.trainer.summed(values).tolist()
+        sums.loss += loss
+        sums.correct += int(correct)
+        sums.samples += int(samples)
+
+    def _traffic(self) -> Array:
+        """Bytes read from and written to scratch, and values sent to other owners, of all ranks so far."""
+        mine = (*self.trainer.moved, self.trainer.words)
+        total: Array = np.array(gather(self.grid.transport, mine), np.int64).sum(axis=0)
+        return total
 
     def _rate(self, batches: int) -> float:
         return self.options.rates().rate(self.options.lr, max(1, self.step), batches, batches * self.options.epochs)
@@ -264,10 +318,10 @@ class Run:
     def _where(self) -> str:
         return f"of step {self.stored}" if self.stored else "from before training"
 
-    def _end_epoch(self, batches: int, rate: float, moved: tuple[int, int]) -> None:
+    def _end_epoch(self, batches: int, rate: float, before: Array) -> None:
         sums, softmax = self.sums, self.options.loss != "mse"
         found = None if self.validation is None else self._look(self.validation)
-        read, written = (after - before for after, before in zip(self.trainer.moved, moved, strict=True))
+        read, written, words = (self._traffic() - before).tolist()
         self.history.append(
             Epoch(
                 epoch=self.epoch + 1,
@@ -281,7 +335,7 @@ class Run:
                 seconds=sums.seconds,
                 bytes_read=read,
                 bytes_written=written,
-                volume=0,  # one owner holds all parts
+                volume=words,
                 edges=self.store.edges,
             )
         )
@@ -296,15 +350,16 @@ class Run:
             self._checkpoint()
 
     def _look(self, samples: Samples) -> Sums:
-        sums = Sums()
+        sums, seen = Sums(), Sums()
         with closing(samples.stream.batches(0)) as stream:
             for batch in stream:
                 targets = samples.of(batch.samples)
-                watch = Watch(self.options.loss_function(), self.store.activations[-1], targets, sums)
+                watch = Watch(self.options.loss_function(), self.store.activations[-1], targets, seen)
                 try:
                     self.trainer.outputs(batch.rows, watch)
                 except FloatingPointError:
                     raise self._not_finite("validation") from None
+        self._add(sums, seen)
         return sums
 
     # -- the pattern
@@ -313,6 +368,13 @@ class Run:
         """Change the pattern in the store, which must hold all that was trained, and load it anew."""
         if self.stored != self.step:
             self._checkpoint()
+        self.close()  # its memory is needed
+        self.changed = self.epoch
+        self._lead(self._evolved)
+        self.changes = tell(self.grid.transport, self.changes)
+        self.start(restore=True)
+
+    def _evolved(self) -> Store:
         options = self.options
         with ExitStack() as held:
             gradient = None
@@ -320,9 +382,7 @@ class Run:
                 probe = self._probe()
                 held.callback(probe.close)
                 gradient = probe.gradient
-            self.close()  # its memory is needed
-            self.changed = self.epoch
-            self.store, _ = evolve(
+            store, _ = evolve(
                 self.store,
                 str(options.evolve),
                 epoch=self.epoch,
@@ -336,7 +396,7 @@ class Run:
                 training=self._record_with,
                 listener=self.listener,
             )
-        self.start(restore=True)
+        return store
 
     def _record_with(self, found: Evolved) -> dict[str, Any]:
         """Where training stands behind a change of the pattern."""
@@ -344,11 +404,21 @@ class Run:
         return self._record()
 
     def _probe(self) -> Probe:
-        """Activations and deltas of a batch that the next epoch begins with."""
+        """Activations and deltas of a batch that the next epoch begins with, from the store's weights, all parts at once."""
         with closing(self.train.stream.batches(self.epoch)) as stream:
             batch = next(stream)
         watch = Watch(self.options.loss_function(), self.store.activations[-1], self.train.of(batch.samples), Sums())
-        return self.trainer.probe(batch.rows, watch)
+        with closing(
+            Trainer(self.store, self._settings_alone(), scratch=self.scratch, listener=self.listener)
+        ) as alone:
+            return alone.probe(batch.rows, watch)
+
+    def _settings_alone(self) -> TrainingSettings:
+        """Settings with which this rank can hold, or stream, all parts."""
+        if self.ranks.size == 1:
+            return self.plan.settings
+        batch = min(self.options.batch_size, self.train.count)
+        return settings_alone(self.store, self.options, batch, self.plan, self.reserved, self.held)
 
     def _targets(self, end: float) -> list[float]:
         """The density of each layer behind this change: the last layer's stays."""
@@ -362,8 +432,8 @@ class Run:
 
     def _is_due(self) -> bool:
         count, unit = self.every.count, self.every.unit
-        if unit == "seconds":
-            return perf_counter() - self.saved >= count
+        if unit == "seconds":  # by one clock
+            return bool(tell(self.grid.transport, perf_counter() - self.saved >= count))
         return self.step % count == 0 if unit == "steps" else self.position == 0 and self.epoch % count == 0
 
     def _record(self, returned: bool = False) -> dict[str, Any]:
@@ -371,6 +441,7 @@ class Run:
         return {
             "options": self.options.as_dict(),
             "plan": self.plan.settings.as_dict(),
+            "ranks": [self.ranks.owners, self.ranks.replicas],
             "step": self.step,
             "epoch": self.epoch,
             "position": self.position,
@@ -395,7 +466,11 @@ class Run:
         extra = [f"{kind}_{moment}" for moment in self.options.rule().moments for kind in ("data", "bias")]
         how: dict[str, Any] = {"training": self._record(), "keep": self.keep, "protect": {self.began, self.best[2]}}
         try:
-            self.store = commit(self.store, self.trainer.values, extra=extra, **how)
+            if self.ranks.size == 1:
+                self.store = commit(self.store, self.trainer.values, extra=extra, **how)
+            else:
+                self.trainer.gather_moments()
+                self.store = commit_together(self.store, self.grid, self.share, self.trainer.values, extra, **how)
         except InputError as error:  # of a value that is not finite
             raise TrainingError(f"epoch {max(1, self.epoch)}, step {self.step}: {error}; {self._intact()}") from error
         self.saved, self.stored = perf_counter(), self.step
@@ -408,38 +483,11 @@ class Run:
         best = open_store(self.store.path, generation)
         if best.manifest.windows == self.store.manifest.windows:
             return
-        with changing(self.store):
-            self.store = replace_manifest(
-                with_attributes(self.store, best.manifest.attributes),
-                best.manifest.windows,
-                training=self._record(returned=True),
-                keep=self.keep,
-                protect={self.began, generation},
+        self._lead(
+            lambda: return_to(
+                self.store, best, training=self._record(returned=True), keep=self.keep, protect={self.began, generation}
             )
-
-
-def _taken_over(
-    record: dict[str, Any],
-    sizes: TrainingSizes,
-    batch: int,
-    budget: int,
-    reserved: int,
-    held: int,
-    threads: int,
-    store: Store,
-) -> TrainingPlan:
-    """The plan of the checkpoint's run, where the budget holds it: another might give other bits."""
-    settings = replace(TrainingSettings.from_dict(record["plan"]), threads=threads)
-    if not check_slabs(settings, len(store)):
-        raise InputError(f"{store.path}: its checkpoint's plan is of another network: train without resume")
-    need = projected_training(sizes, settings, reserved=reserved, input_bytes=held)
-    if need > budget:
-        raise MemoryBudgetError(
-            f"a memory budget of {host.format_bytes(budget)} cannot work: the plan of the checkpoint in {store.path} needs "
-            f"{host.format_bytes(need)}; allow that, or train without resume",
-            need,
         )
-    return TrainingPlan(settings, batch, budget, need, need, 0.0, 0, 0)
 
 
 def _densities(store: Store) -> list[float]:
