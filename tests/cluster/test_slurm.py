@@ -19,6 +19,7 @@ from clusters import until
 from slurm import NODES, SlurmError, running_slurm
 
 import dasksdnn as sdnn
+from dasksdnn.store.reader import generations
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install 'dasksdnn[cluster]'")
 
@@ -132,13 +133,12 @@ def test_jobs_that_end_by_their_time_are_replaced(shell, new_cluster):
 
 
 @contextmanager
-def running_example(shell, folder, *arguments):
+def running_example(shell, folder, work, **options):
     """slurm.py as its user starts it, for the store and samples in a folder; killed where the block does not wait for it."""
-    files = {"--store": "net.zarr", "--x": "x.npy", "--out": "y.zarr"}
-    jobs = {f"--{name}": str(value) for name, value in JOB.items()}
-    jobs |= {"--interface": "lo", "--scratch": str(folder / "scratch"), "--log-directory": str(folder / "logs")}
-    options = {**{option: str(folder / name) for option, name in files.items()}, **jobs, "--prologue": prologue()[0]}
-    command = [sys.executable, "-W", "error", str(EXAMPLES / "slurm.py"), *chain(*options.items()), *arguments]
+    places = {"store": folder / "net.zarr", "x": folder / "x.npy", "scratch": folder / "scratch"}
+    given = {**JOB, **places, "log_directory": folder / "logs", "interface": "lo", "prologue": prologue()[0], **options}
+    flags = chain(*((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()))
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "slurm.py"), work, *flags]
     with subprocess.Popen(command, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as example:
         try:
             yield example
@@ -146,11 +146,17 @@ def running_example(shell, folder, *arguments):
             example.kill()
 
 
+def wait_for(example, reached):
+    """Wait until the example has come so far, and fail with what it said where it has ended."""
+    until(lambda: reached() or example.poll() is not None, seconds=90)
+    assert example.poll() is None, example.communicate()
+
+
 def finish(example):
-    """What a run of the example printed."""
-    out, err = example.communicate(timeout=180)
-    assert example.returncode == 0, err
-    return out
+    """What a run of the example printed, and what it warned of."""
+    told, warned = example.communicate(timeout=180)
+    assert example.returncode == 0, warned
+    return told, warned
 
 
 def written(folder):
@@ -163,14 +169,41 @@ def test_inference_loses_a_node_and_finishes(shell, tmp_path):
     store = sdnn.save(sdnn.initialise(sdnn.radixnet(neurons=1024, layers=120), seed=3), tmp_path / "net.zarr")
     x = np.random.default_rng(3).random((40_000, 1024), dtype=np.float32)
     np.save(tmp_path / "x.npy", x)
-    with running_example(shell, tmp_path) as example:
-        until(lambda: len(written(tmp_path)) > 4 or example.poll() is not None, seconds=90)
+    with running_example(shell, tmp_path, "infer", out=tmp_path / "y.zarr") as example:
+        wait_for(example, lambda: len(written(tmp_path)) > 4)
         shell.lose("n2")
         assert not (tmp_path / "y.zarr").exists()  # it was not too late
-        told = finish(example)
+        told, _ = finish(example)
     assert "2 workers, on n1, n2" in told
     expected = np.empty((40_000, 1024), np.float32)
     sdnn.infer(store, x, out=expected)
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "y.zarr")[:], expected)
     assert shell.jobs() == {}
+
+
+def test_training_loses_a_node_and_finishes(shell, tmp_path):
+    layers = sdnn.initialise(sdnn.radixnet(neurons=1024, layers=6), seed=4)
+    net = sdnn.Network.from_layers(
+        [*layers, *sdnn.random_sparse([1024, 10], 1.0, seed=4)], "six layers and ten classes"
+    )
+    alone = sdnn.save(net, tmp_path / "alone.zarr")
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, nparts=2, method="block"))
+    rng = np.random.default_rng(4)
+    centres = rng.random((10, 1024), dtype=np.float32)
+    classes = rng.integers(0, 10, 20_000)
+    x = centres[classes] + rng.standard_normal((20_000, 1024), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "classes.npy", classes)
+    # Momentum: Adam's first steps are signs, which rounding turns where gradients are next to nothing.
+    wanted = {"epochs": 4, "batch_size": 256, "optimizer": "momentum", "lr": 0.001}
+    with running_example(shell, tmp_path, "train", classes=tmp_path / "classes.npy", **wanted) as example:
+        wait_for(example, lambda: len(generations(store.path)) > 1)
+        shell.lose("n2")
+        told, warned = finish(example)
+    assert "2 workers, on n1, n2" in told
+    assert "training goes on from its last checkpoint" in warned
+    sdnn.train(alone, x, classes, **wanted)
+    outputs = [sdnn.infer(tmp_path / name, x[:1000]).compute() for name in ("net.zarr", "alone.zarr")]
+    assert np.mean(outputs[1].argmax(1) == classes[:1000]) > 0.7
+    np.testing.assert_allclose(*outputs, atol=0.01)
