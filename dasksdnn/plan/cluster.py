@@ -12,7 +12,7 @@ from math import lcm
 from typing import Any
 
 from dasksdnn.errors import InputError, MemoryBudgetError
-from dasksdnn.plan.memory import SLACK, Settings, Sizes
+from dasksdnn.plan.memory import Settings, Sizes
 from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB, READ_RATE, Plan
 
 #: Assumed until they are measured: seconds that the scheduler takes for a task, bytes a second between workers through the
@@ -59,13 +59,19 @@ class PartsSplit:
     tasks : int
         Tasks of a batch.
     share : float
-        The largest owner's share of the stored weights.
+        Of the multiply-adds of all samples, those of the busiest worker.
+    batch : int
+        Samples of a batch.
+    projected : int
+        Bytes that a worker holds at its peak.
     """
 
     owners: int
     words: int
     tasks: int
     share: float
+    batch: int
+    projected: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +223,7 @@ def choose(
     """
     candidates = [_samples_split(samples, cluster, worker, seconds, batch)]
     if parts is not None:
-        candidates.append(_parts_split(sizes, samples, cluster, worker, batch, parts))
+        candidates.append(_parts_split(sizes, samples, cluster, worker, parts))
     if forced is None:
         chosen = min((c for c in candidates if c.fits), key=lambda c: c.seconds)
     else:
@@ -233,7 +239,8 @@ def choose(
                 "allowed: allow more, or add workers"
             )
         chosen = found
-    return ClusterPlan(samples, cluster, chosen, tuple(candidates), worker, batch, forced is not None)
+    size = parts.batch if parts is not None and chosen.strategy == PARTS else batch
+    return ClusterPlan(samples, cluster, chosen, tuple(candidates), worker, size, forced is not None)
 
 
 def _samples_split(samples: int, cluster: Cluster, worker: Plan, seconds: float, batch: int) -> Choice:
@@ -242,7 +249,7 @@ def _samples_split(samples: int, cluster: Cluster, worker: Plan, seconds: float,
     return Choice(SAMPLES, seconds, worker.projected, True, f"weights {where}, nothing is exchanged")
 
 
-def _parts_split(sizes: Sizes, samples: int, cluster: Cluster, worker: Plan, batch: int, parts: PartsSplit) -> Choice:
+def _parts_split(sizes: Sizes, samples: int, cluster: Cluster, worker: Plan, parts: PartsSplit) -> Choice:
     tile = worker.settings.tile
     rate = KERNEL_RATE * cluster.threads * tile / (tile + HALF_WIDTH)
     computing = parts.share * sizes.edges * samples / rate
@@ -250,17 +257,13 @@ def _parts_split(sizes: Sizes, samples: int, cluster: Cluster, worker: Plan, bat
     # What crosses between hosts goes through each one's network; within one host, all goes through its memory.
     bandwidth = SHARED_RATE if cluster.hosts == 1 else NETWORK_RATE * cluster.hosts
     moving = parts.words * samples * sizes.itemsize / bandwidth
-    scheduling = TASK_SECONDS * parts.tasks * -(-samples // batch)
-    # Input and output of a run of layers, for two batches, and slices as large again.
-    held = 6 * max(sizes.widths) * batch * sizes.itemsize
-    reserved = worker.chosen.projection.reserved
-    projected = int(reserved + parts.share * sizes.weights + held + worker.chosen.projection.reading + SLACK)
+    scheduling = TASK_SECONDS * parts.tasks * -(-samples // parts.batch)
     why = (
         f"computing {computing:.1f} s, reading {reading:.1f} s, {parts.words:,} words a sample {moving:.1f} s, "
         f"{parts.tasks:,} tasks a batch {scheduling:.1f} s"
     )
     seconds = computing + reading + moving + scheduling
-    return Choice(PARTS, seconds, projected, projected <= cluster.budget, why)
+    return Choice(PARTS, seconds, parts.projected, parts.projected <= cluster.budget, why)
 
 
 def batch_size(

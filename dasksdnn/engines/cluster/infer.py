@@ -14,6 +14,7 @@ import numpy as np
 from dasksdnn import config
 from dasksdnn.atomic import replacing
 from dasksdnn.engines.cluster.samples import Job, Measured, Planning, Samples, Source
+from dasksdnn.engines.cluster.splitting import Parts
 from dasksdnn.engines.cluster.streaming import Batch, Strategy, cut, run_batches
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
 from dasksdnn.engines.inference import Result, check_out, check_threads, new_output
@@ -29,7 +30,7 @@ from dasksdnn.sources.blocks import DaskRows, Span, in_memory, on_disk, shareabl
 from dasksdnn.store.reader import Store
 
 #: A batch's samples, or its outputs, take no more than this part of a worker's budget where they pass through the network.
-SENT_PART = 16
+SENT_PART = 32
 #: What a user calls the strategies.
 NAMES = {"samples": SAMPLES, "parts": PARTS}
 
@@ -150,7 +151,7 @@ class _Run:
         """Samples that are read together, where a batch that cuts through them would have them read twice."""
         return 1 if self.source.sent else int(self.dataset.block)
 
-    def plan(self, array: Any, rows: Array | None) -> tuple[ClusterPlan, Job]:
+    def plan(self, array: Any, rows: Array | None) -> tuple[ClusterPlan, Strategy]:
         """Choose a strategy and the size of batches: a worker tells how it would run."""
         name, path = uuid4().hex, str(self.store.path)
         job = Job(name, path, self.store.digest, self.asked.memory, self.asked.threads, array, rows is not None)
@@ -162,15 +163,21 @@ class _Run:
         worker = self._ask(job, batch)
         forced = None if self.asked.strategy is None else NAMES[self.asked.strategy]
         seconds = share.chosen.seconds
-        chosen = choose(sizes_of(self.store), self.samples, cluster, worker, seconds, batch, None, forced)
-        return chosen, job
+        unit = 1 if job.out is None else int(written_together(job.out)[0])
+        parts = Parts(self.client, self.store, job, self.source, worker.settings.tile)
+        split = parts.prediction(cluster, worker, self.samples, unit, self.asked.batch) if forced != SAMPLES else None
+        chosen = choose(sizes_of(self.store), self.samples, cluster, worker, seconds, batch, split, forced)
+        return chosen, parts if chosen.chosen.strategy == PARTS else Samples(self.client, job, self.source)
 
     def go(self, array: Any, rows: Array | None) -> Result:
         """Run it."""
-        chosen, job = self.plan(array, rows)
+        chosen, strategy = self.plan(array, rows)
         start = perf_counter()
         gathered = _Gathered(self.samples, rows, self.listener)
-        run_batches(self.client, cut(self.samples, chosen.batch), self._strategy(job), gathered.collect)
+        try:
+            run_batches(self.client, cut(self.samples, chosen.batch), strategy, gathered.collect)
+        finally:
+            strategy.close()
         return Result(
             self.samples,
             self.store.edges,
@@ -181,21 +188,26 @@ class _Run:
             gathered.peak_rss,
         )
 
-    def _strategy(self, job: Job) -> Strategy:
-        return Samples(self.client, job, self.source)
-
     def _ask(self, job: Job, samples: int) -> Plan:
         """A worker's plan for so many samples."""
         samples = max(0, min(samples, self.samples))
         shared = self.source.shared
-        about: Any = Measured.of(self.dataset, samples) if shared is None else Span(shared, 0, samples)
+        about: Any = Span(shared, 0, samples) if shared is not None else self._passing(samples)
         return _tell(self.client, job, about)
+
+    def _passing(self, samples: int) -> Measured:
+        """So many samples as a worker holds them, where they do not stay where they are until they are read."""
+        if self.source.sent:
+            nbytes = int(self.dataset.block_bytes(samples))
+        else:
+            nbytes = samples * int(self.dataset.row_bytes)
+        return Measured(samples, int(self.dataset.features), max(1, samples), nbytes)
 
     def _batch(self, job: Job, cluster: Cluster, share: Plan) -> int:
         unit = 1 if job.out is None else int(written_together(job.out)[0])
         if self.asked.batch is not None:
             return max(unit, self.asked.batch // unit * unit)
-        passing = [int(self.dataset.block_bytes(1))] if self.source.waits and self.samples else []
+        passing = [self._passing(1).nbytes] if self.source.waits and self.samples else []
         if job.rows:
             passing.append(self.store.widths[-1] * self.store.dtype.itemsize)
         most = cluster.budget // SENT_PART // max(1, *passing) if passing else self.samples
@@ -212,8 +224,10 @@ class _Run:
     def _room(self, job: Job, batch: int) -> int:
         """Bytes that a worker holds beside the batch that it runs: samples of the next, outputs that are being fetched."""
         room = 0
-        if self.source.waits:  # what chunks of a dask.array are joined into comes on top of them
-            room += int(self.dataset.block_bytes(batch)) * (1 if self.source.sent else 2)
+        if (
+            self.source.waits
+        ):  # chunks of a dask.array that are at work, those that are ready, and what they are joined into
+            room += self._passing(batch).nbytes * (1 if self.source.sent else 3)
         if job.rows:
             room += 2 * batch * self.store.widths[-1] * self.store.dtype.itemsize
         return room

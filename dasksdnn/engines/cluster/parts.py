@@ -23,7 +23,7 @@ from uuid import uuid4
 import dask
 import numpy as np
 
-from dasksdnn.engines.cluster.stages import Job, begin, bury, deliver, found, onward, piece, signs
+from dasksdnn.engines.cluster.stages import Found, Job, begin, bury, deliver, found, last_signs, onward, piece, signs
 from dasksdnn.engines.fates import stays_zero
 from dasksdnn.engines.local import layers_that_map_zero_to_zero
 from dasksdnn.engines.weights import rungs
@@ -48,6 +48,8 @@ class Recipe:
         Where samples may leave, and whether what is zero there stays zero.
     orders : tuple of int arrays
         Neurons of each owner's outputs.
+    edges : tuple of int
+        Stored weights of each layer.
     """
 
     job: Job
@@ -56,6 +58,7 @@ class Recipe:
     messages: dict[int, list[tuple[int, int]]]
     deaths: dict[int, bool]
     orders: tuple[Array, ...]
+    edges: tuple[int, ...]
 
     def lends(self, k: int) -> bool:
         """Whether owners lend slices with what they computed before layer `k`: those that go on need not be known first."""
@@ -96,26 +99,13 @@ def recipe(store: Store, plan: CommPlan, to: Sequence[int], settings: Settings, 
     orders = tuple(
         np.concatenate([none, *(rows[p] for p, o in enumerate(to) if o == owner)]) for owner in range(plan.nparts)
     )
+    edges = tuple(store.block_nonzeros().sum(axis=1).tolist())
     job = Job(str(store.path), store.digest, tuple(to), settings, store.dtype.name, lending)
-    return Recipe(job, plan.nparts, tuple(sorted({0, layers, *deaths, *messages})), messages, deaths, orders)
+    return Recipe(job, plan.nparts, tuple(sorted({0, layers, *deaths, *messages})), messages, deaths, orders, edges)
 
 
-def graph(made: Recipe, source: Any, samples: int, finish: Callable[[Array, Array], Any] | None) -> _Graph:
-    """The graph of one batch.
-
-    Parameters
-    ----------
-    made : Recipe
-    source : Rows, array or Future
-        The batch's samples.
-    samples : int
-        How many, at least 1.
-    finish : callable, optional
-        From the samples with a non-zero output, and the outputs (samples, outputs), to the result; without it, the result is
-        the former, and outputs stay where they are.
-    """
-    made_graph = _Graph(made, samples)
-    return made_graph.build(source, finish)
+#: From what was found, and the outputs (samples, outputs) or None, to what a batch gives.
+Finish = Callable[[Found, Array | None], Any]
 
 
 class _Graph:
@@ -132,16 +122,19 @@ class _Graph:
         self.tasks[key], self.places[key] = task, owner
         return key
 
-    def build(self, source: Any, finish: Callable[[Array, Array], Any] | None) -> _Graph:
+    def build(self, source: Any, finish: Finish, rows: bool) -> _Graph:
         made, job, owners = self._made, self._made.job, range(self._made.owners)
         fate: Any = None
+        reached = 0
         lend = made.lends(made.cuts[1])
         tiles = [self._add(p, "begin", (p,), begin, job, p, source, made.cuts[1], lend) for p in owners]
         for k, last in pairwise(made.cuts[1:]):
             gone = None
             if k in made.deaths:
                 bits = [self._add(p, "signs", (k, p), signs, tiles[p]) for p in owners]
-                gone = fate = self._add(0, "bury", (k,), bury, fate, self._samples, made.deaths[k], *bits)
+                edges = sum(made.edges[reached:k])
+                gone = fate = self._add(0, "bury", (k,), bury, fate, self._samples, edges, made.deaths[k], *bits)
+                reached = k
             pieces: dict[int, list[Any]] = {p: [] for p in owners}
             for q, p in made.messages.get(k, ()):
                 taken = tiles[q] if lend else self._add(q, "piece", (k, q, p), piece, job, q, p, k, tiles[q], gone)
@@ -151,37 +144,40 @@ class _Graph:
                 self._add(p, "onward", (k, p), onward, job, p, tiles[p], gone, k, last, lend, *pieces[p])
                 for p in owners
             ]
-        bits = [self._add(p, "signs", (self._made.cuts[-1], p), signs, tiles[p]) for p in owners]
-        self.result = self._add(0, "found", (), found, fate, self._samples, *bits)
-        if finish is not None:
-            rows = self._add(0, "deliver", (), deliver, job, fate, list(self._made.orders), *tiles)
-            self.result = self._add(0, "finish", (), finish, self.result, rows)
+        bits = [self._add(p, "signs", (made.cuts[-1], p), last_signs, tiles[p]) for p in owners]
+        self.result = self._add(0, "found", (), found, fate, self._samples, sum(made.edges[reached:]), *bits)
+        outputs = self._add(0, "deliver", (), deliver, job, fate, list(made.orders), *tiles) if rows else None
+        self.result = self._add(0, "finish", (), finish, self.result, outputs)
         return self
 
 
 def submit(
-    client: Any,
-    made: Recipe,
-    workers: Sequence[str],
-    source: Any,
-    samples: int,
-    finish: Callable[[Array, Array], Any] | None = None,
+    client: Any, made: Recipe, workers: Sequence[str], source: Any, samples: int, finish: Finish, rows: bool
 ) -> Any:
-    """Start a batch; see `graph`.
+    """Start a batch.
 
     Parameters
     ----------
     client : distributed.Client
+    made : Recipe
     workers : sequence of str
         Address of each owner's worker.
+    source : Dataset, array or Future
+        The batch's samples.
+    samples : int
+        How many, at least 1.
+    finish : callable
+        Makes the result, on owner 0's worker.
+    rows : bool
+        It is given the outputs; else they stay where they are.
 
     Returns
     -------
     distributed.Future
         Of the result.
     """
-    g = graph(made, source, samples, finish)
+    graph = _Graph(made, samples).build(source, finish, rows)
     # A builtin's partial: the scheduler calls it for every key, and need not have this package.
-    where = partial(dict.__getitem__, {key: [workers[owner]] for key, owner in g.places.items()})
+    where = partial(dict.__getitem__, {key: [workers[owner]] for key, owner in graph.places.items()})
     with dask.annotate(workers=where, allow_other_workers=False):
-        return client.get(g.tasks, [g.result], sync=False)[0]
+        return client.get(graph.tasks, [graph.result], sync=False)[0]

@@ -134,6 +134,13 @@ def _budget(memory: int | None) -> int | None:
     return memory if worker is None else budget_of(worker, memory)
 
 
+def _managed() -> int:
+    """Bytes of samples and outputs that this worker holds already: they are resident, and not to be counted twice."""
+    from distributed import get_worker
+
+    return int(get_worker().state.nbytes)
+
+
 def infer_batch(job: Job, batch: Batch, source: Any) -> Done:
     """Run a batch: the task.
 
@@ -144,7 +151,7 @@ def infer_batch(job: Job, batch: Batch, source: Any) -> Done:
     source : Dataset or array
         The whole dataset, or the batch's samples.
     """
-    with _running(job.run) as stop:
+    with running(job.run) as stop:
         store = opened(job.path, job.digest)
         dataset = span_of(source, batch)
         with _Outputs(job, batch, (batch.samples, store.widths[-1]), store.dtype) as outputs:
@@ -154,7 +161,7 @@ def infer_batch(job: Job, batch: Batch, source: Any) -> Done:
                 outputs.sink if job.rows or job.out is not None else None,
                 memory=_budget(job.memory),
                 threads=job.threads,
-                room=job.room,
+                room=max(0, job.room - _managed()),
                 stop=stop,
             )
     return Done(result.categories + batch.start, result.computed_edges, result.peak_rss, outputs.rows)
@@ -175,11 +182,6 @@ class Measured:
     features: int
     block: int
     nbytes: int
-
-    @staticmethod
-    def of(dataset: Any, samples: int) -> Measured:
-        """Of a dataset's first samples."""
-        return Measured(samples, int(dataset.features), int(dataset.block), int(dataset.block_bytes(samples)))
 
     def block_bytes(self, samples: int) -> int:
         """See `Dataset`."""
@@ -224,6 +226,9 @@ class Planning:
     def stop(self) -> None:
         """It writes nothing: there is nothing to wait for."""
 
+    def close(self) -> None:
+        """It holds nothing."""
+
 
 class Source:
     """Where batches come from: a dataset that workers read, one that is sent batch by batch, or a dask.array whose graph is.
@@ -250,6 +255,12 @@ class Source:
         """Whether samples are read here, and sent."""
         return self.shared is None and self.array is None
 
+    def rows(self, client: Any, batch: Batch) -> Any:
+        """The samples of a batch on some worker, as a future."""
+        if self.array is None:
+            return client.scatter(self.dataset.read(batch.start, batch.stop), hash=False)
+        return self._submit_graph(client, _same, batch, f"sdnn-rows-{uuid4().hex}").future
+
     def submit(self, client: Any, task: Any, batch: Batch) -> Submitted:
         """Submit `task(batch, source)`."""
         key = f"sdnn-infer-{uuid4().hex}"
@@ -273,6 +284,10 @@ class Source:
             return Submitted(client.compute(delayed))
 
 
+def _same(rows: Any) -> Any:
+    return rows
+
+
 class Samples:
     """The strategy: see the module. It is a `streaming.Strategy`."""
 
@@ -292,6 +307,9 @@ class Samples:
         """See `Strategy`."""
         self._client.run(stop_run, self._job.run, on_error="ignore")
 
+    def close(self) -> None:
+        """Sessions are kept for the next run, a while."""
+
 
 _lock = Lock()
 _active: Counter[str] = Counter()
@@ -300,7 +318,7 @@ _stopped: set[str] = set()
 
 
 @contextmanager
-def _running(run: str) -> Iterator[Event]:
+def running(run: str) -> Iterator[Event]:
     """Note that a task of a run is at work here, until the block ends.
 
     Raises

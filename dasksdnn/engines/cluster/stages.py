@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dasksdnn import host
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines.cluster import slices
 from dasksdnn.engines.cluster.slices import Lent
@@ -140,11 +141,14 @@ class Fate:
         Their numbers in the batch.
     follows : int array of shape (samples of the batch,)
         -2: goes on. -1: its output is zero. Else the sample whose output it shares.
+    worked : int
+        Multiply-adds up to here.
     """
 
     columns: Array
     names: Array
     follows: Array
+    worked: int
 
     def sources(self) -> Array:
         """For each sample of the batch, where among `names` its output is, or -1: it is zero."""
@@ -163,7 +167,7 @@ def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | S
     ----------
     job : Job
     owner : int
-    source : Rows or array
+    source : Dataset or array
         The batch's samples.
     last : int
     lend : bool
@@ -171,7 +175,7 @@ def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | S
     """
     held = holding(job, owner)
     store, tile = held.store, job.settings.tile
-    dataset = source if isinstance(source, Rows) else as_dataset(source)
+    dataset = as_dataset(source)
     whole_tiles = replace(job.settings, rows=max(tile, job.settings.rows // tile * tile))  # only the last is not full
     feeder = Feeder(dataset, whole_tiles, store.dtype)
     tiles = empty_tiles(store.widths[0], store.widths[0], int(dataset.samples), tile, store.dtype)
@@ -211,29 +215,6 @@ def _values(piece: Any, owner: int) -> Array:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Samples `start` to `stop` of a dataset that workers can read."""
-
-    dataset: Any
-    start: int
-    stop: int
-
-    @property
-    def samples(self) -> int:
-        """How many they are."""
-        return self.stop - self.start
-
-    @property
-    def name(self) -> str:
-        """Of the dataset."""
-        return str(self.dataset.name)
-
-    def read(self, first: int, last: int) -> Any:
-        """Some of them, counted from the first."""
-        return self.dataset.read(self.start + first, self.start + last)
-
-
 def onward(
     job: Job, owner: int, before: Tiles | Sent, fate: Fate | None, first: int, last: int, lend: bool, *pieces: Any
 ) -> Tiles | Sent:
@@ -264,29 +245,69 @@ def signs(result: Tiles | Sent) -> Array:
     return alive(_tiles(result))
 
 
-def bury(before: Fate | None, samples: int, stays_zero: bool, *bits: Array) -> Fate:
-    """Let samples go that no owner sees alive, but for one whose output the others will share where that is not zero."""
+def last_signs(result: Tiles | Sent) -> tuple[Array, int]:
+    """The same of the outputs, and the most memory that the owner's process has held, in bytes."""
+    return signs(result), host.peak_resident()
+
+
+def bury(before: Fate | None, samples: int, edges: int, stays_zero: bool, *bits: Array) -> Fate:
+    """Let samples go that no owner sees alive, but for one whose output the others will share where that is not zero.
+
+    Parameters
+    ----------
+    before : Fate or None
+    samples : int
+        Of the batch.
+    edges : int
+        Of the layers since then.
+    stays_zero : bool
+        What is zero here is zero at the output, too.
+    *bits : arrays
+        What `signs` gave for each owner.
+    """
     names = np.arange(samples) if before is None else before.names
     follows: Array = np.full(samples, -2, np.int64) if before is None else before.follows.copy()
+    worked = edges * names.size + (0 if before is None else before.worked)
     live = np.unpackbits(np.bitwise_or.reduce(bits), count=names.size).astype(bool)
     dead = np.flatnonzero(~live)
     if dead.size * DEAD_SHARE < names.size:
-        return Fate(np.arange(names.size), names, follows)
+        return Fate(np.arange(names.size), names, follows, worked)
     if stays_zero:
         follows[names[dead]] = -1
     elif dead.size:
         live[dead[0]] = True
         follows[names[dead[1:]]] = names[dead[0]]
     columns = np.flatnonzero(live)
-    return Fate(columns, names[columns], follows)
+    return Fate(columns, names[columns], follows, worked)
 
 
-def found(fate: Fate | None, samples: int, *bits: Array) -> Array:
-    """Samples of the batch whose output has a non-zero, ascending."""
-    live = np.unpackbits(np.bitwise_or.reduce(bits), count=samples if fate is None else fate.names.size).astype(bool)
-    if fate is None:
-        return np.flatnonzero(live)
-    return np.flatnonzero(np.append(live, False)[fate.sources()])  # the last one stands for what is zero
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a batch gave.
+
+    Attributes
+    ----------
+    categories : int array
+        Samples whose output has a non-zero, ascending.
+    worked : int
+        Multiply-adds.
+    peak_rss : int
+        Of the owners' processes, the most.
+    """
+
+    categories: Array
+    worked: int
+    peak_rss: int
+
+
+def found(fate: Fate | None, samples: int, edges: int, *last: tuple[Array, int]) -> Found:
+    """Put together what `last_signs` gave for each owner; see `bury`."""
+    going = samples if fate is None else fate.names.size
+    worked = edges * going + (0 if fate is None else fate.worked)
+    live = np.unpackbits(np.bitwise_or.reduce([bits for bits, _ in last]), count=going).astype(bool)
+    if fate is not None:
+        live = np.append(live, False)[fate.sources()]  # the last one stands for what is zero
+    return Found(np.flatnonzero(live), worked, max(peak for _, peak in last))
 
 
 def deliver(job: Job, fate: Fate | None, orders: Sequence[Array], *outputs: Tiles) -> Array:

@@ -84,6 +84,9 @@ class Strategy(Protocol):
     def stop(self) -> None:
         """End what runs on the workers, after its futures were cancelled; returns when nothing runs any more."""
 
+    def close(self) -> None:
+        """Let the workers give back what they hold for the run."""
+
 
 @dataclass(slots=True)
 class _Flight:
