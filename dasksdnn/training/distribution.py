@@ -23,7 +23,7 @@ from dasksdnn.engines.cluster.peers import join
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
 from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.shares import grouped, whole
-from dasksdnn.errors import ClusterError, DaskSDNNError, InputError, PeerLostError
+from dasksdnn.errors import ClusterError, DaskSDNNError, PeerLostError
 from dasksdnn.events import Listener, Progress
 from dasksdnn.plan.ranks import Layout, choose_layout
 from dasksdnn.plan.training import Ranks
@@ -105,12 +105,14 @@ def train_on(
         No worker came, or the run does not come further because workers keep dying.
     """
     data = (_sendable(x), y, None if validation is None else (_sendable(validation[0]), validation[1]))
-    began, reached, idle = store.digest, store.digest, 0
+    began, reached, idle, attempts = store.digest, store.digest, 0, 0
     with writing(store):
         while True:
             workers = wait_for_workers(client)
             budget = least_budget(workers, memory if memory is not None else config.get("memory"))
-            layout = _layout(store, options, workers, budget, strategy)
+            left = strategy if len(workers) > 1 or attempts == 0 else None  # one that is left does what can be done
+            layout = _layout(store, options, workers, budget, left)
+            attempts += 1
             used = workers[: layout.ranks.size]
             going_on = resume if reached == began else True
             work = Work(
@@ -149,20 +151,14 @@ def _layout(
     store: Store, options: Options, workers: Sequence[Worker], budget: int | None, strategy: str | None
 ) -> Layout:
     """How ranks share parts and samples."""
-    if strategy == "parts" and (store.nparts < 2 or len(workers) < 2):
-        raise InputError(
-            "parts cannot be split: that takes a store of two parts or more, and two workers or more; partition the "
-            "network, or add workers"
-        )
     owners = min(store.nparts, len(workers))
     to = grouped(store, owners)
-    words = 2 * sum(layer.volume for layer in store.comm_plan().coarsen(to).layers[1:]) if owners > 1 else 0
-    messages = 2 * sum(layer.messages > 0 for layer in store.comm_plan().coarsen(to).layers[1:]) if owners > 1 else 0
+    layers = store.comm_plan().coarsen(to).layers[1:] if owners > 1 else ()
     return choose_layout(
         sizes_for(store, whole(store), options, Ranks()),
         to,
-        words=words,
-        rounds=messages,
+        words=2 * sum(layer.volume for layer in layers),
+        rounds=2 * sum(layer.messages > 0 for layer in layers),
         workers=len(workers),
         threads=min(w.threads for w in workers),
         hosts=len({w.host for w in workers}),
@@ -227,8 +223,8 @@ def _outcome(future: Any) -> Any:
         except Exception as error:  # its worker went with it
             return _LostError(str(error))
     if future.status == "error":
-        error = future.exception()
-        return _LostError(str(error)) if type(error).__name__ in _DEATHS else error
+        what = future.exception()
+        return _LostError(str(what)) if type(what).__name__ in _DEATHS else what
     return _LostError(f"the task is {future.status}")
 
 
