@@ -198,3 +198,43 @@ def test_the_plan_of_a_cluster(cluster, stored):
     assert plan.projected <= plan.budget
     assert plan.chosen.strategy == "samples split"  # one part
     assert "samples split" in repr(plan)
+
+
+def rss(client):
+    """The most that each worker's process has held, in bytes, as the system counts it."""
+    from dasksdnn.host import peak_resident
+
+    return list(client.run(peak_resident).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["graph", "file"])
+def test_fifty_times_the_memory_of_the_workers_streams_through(tmp_path, new_cluster, kind):
+    """Two workers of 512 MiB each, 50 GiB of samples: made chunk by chunk, or read from a file full of holes."""
+    import dask.array as da
+
+    width, samples = 4096, 50 * (1 << 30) // (4096 * 4)
+    store = sdnn.save(sdnn.radixnet(width, 2, bias=0.0), tmp_path / "net.zarr")
+    sdnn.plan(store, 1)  # compiles what is not in the cache yet: compiling takes memory of its own
+    if kind == "graph":
+        x = da.random.default_rng(1).random((samples, width), chunks=(250, -1), dtype=np.float32)
+    else:
+        x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (samples, width))
+        x[::1000] = 1
+    client = new_cluster(workers=2, memory="512MiB")
+    most = {"tasks": 0, "memory": 0}
+
+    def listener(event):
+        most["tasks"] = max(most["tasks"], client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+
+    result = sdnn.infer(store, x, out="categories", client=client, listener=listener)
+    expected = samples if kind == "graph" else -(-samples // 1000)
+    assert result.categories.size == expected
+    peaks = rss(client)
+    print(
+        f"{kind}: {samples * width * 4 / 2**30:.0f} GiB through 2 workers of 512 MiB in {result.seconds:.0f} s, at most "
+        f"{most['tasks']} tasks, workers at most {max(peaks) / 2**20:.0f} MiB (budget {result.plan.budget / 2**20:.0f})"
+    )
+    assert most["tasks"] < 1000
+    assert max(peaks) <= result.plan.budget
+    assert sum(client.run(lambda dask_worker: len(dask_worker.data.slow)).values()) == 0  # nothing was spilled

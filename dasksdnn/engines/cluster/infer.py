@@ -24,7 +24,7 @@ from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.host import parse_bytes
 from dasksdnn.network import Array
-from dasksdnn.plan.cluster import PARTS, SAMPLES, Cluster, ClusterPlan, batch_size, choose
+from dasksdnn.plan.cluster import NO_PARTS, PARTS, SAMPLES, Cluster, ClusterPlan, batch_size, choose
 from dasksdnn.plan.schedule import Plan
 from dasksdnn.sources.blocks import DaskRows, Span, in_memory, on_disk, shareable
 from dasksdnn.store.reader import Store
@@ -120,6 +120,17 @@ def check_chunk(client: Any, store: Store, samples: int, asked: Asked) -> None:
         width = store.widths[0] * store.dtype.itemsize
         job = Job(uuid4().hex, str(store.path), store.digest, asked.memory, asked.threads)
         _tell(client, job, Measured(samples, store.widths[0], max(1, samples), samples * width))
+
+
+def check_parts(client: Any, store: Store) -> None:
+    """Refuse to split what has no parts.
+
+    Raises
+    ------
+    InputError
+    """
+    if store.nparts < 2 or len(workers_of(client)) == 1:
+        raise InputError(NO_PARTS)
 
 
 def _tell(client: Any, job: Job, about: Any) -> Plan:
