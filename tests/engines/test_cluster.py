@@ -110,7 +110,7 @@ def test_what_does_not_go_together(tmp_path, cluster, stored):
         sdnn.infer(store, x, strategy="samples")
     with pytest.raises(InputError, match="strategy is 'both'"):
         sdnn.infer(store, x, client=cluster, strategy="both", out="categories")
-    with pytest.raises(InputError, match="needs out="):
+    with pytest.raises(InputError, match="parts"):
         sdnn.infer(store, x, client=cluster, strategy="parts")
     with pytest.raises(InputError, match="parts cannot be split"):  # of one part
         sdnn.infer(store, x, client=cluster, strategy="parts", out="categories")
