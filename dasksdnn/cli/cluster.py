@@ -43,6 +43,11 @@ def on_dask(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def check_strategy(engine: str, strategy: str | None) -> None:
+    if engine == "local" and strategy is not None:
+        raise InputError("--strategy is for --engine dask: add it, or leave it out")
+
+
 @contextmanager
 def chosen_client(
     engine: str, scheduler: str | None, workers: int | None, memory: str | None, threads: int | None

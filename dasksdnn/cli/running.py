@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dasksdnn import config, host
-from dasksdnn.cli.cluster import STRATEGY, chosen_client, on_dask
+from dasksdnn.cli.cluster import STRATEGY, check_strategy, chosen_client, on_dask
 from dasksdnn.cli.options import JSON, MEMORY, OVERWRITE, PATH, STORE, THREADS, number
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
@@ -45,7 +45,7 @@ def plan(
     """
     from dasksdnn.engines.inference import plan as choose
 
-    _check_strategy(engine, strategy)
+    check_strategy(engine, strategy)
     with progress() as listener, chosen_client(engine, scheduler, workers, memory, threads) as client:
         options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy}
         chosen: Any = choose(store, samples, client=client, listener=listener, **options)
@@ -62,11 +62,6 @@ def plan(
     show(f"plan: {store}", rows)
     click.echo()
     show_grid(chosen.HEADER, chosen.rows())
-
-
-def _check_strategy(engine: str, strategy: str | None) -> None:
-    if engine == "local" and strategy is not None:
-        raise InputError("--strategy is for --engine dask: add it, or leave it out")
 
 
 def _workers(cluster: Any) -> str:
@@ -148,7 +143,7 @@ def infer(
 
     check_outputs(overwrite, stores=[output], files=[categories], report=json_path, inputs=[store, source])
     start = perf_counter()
-    _check_strategy(engine, strategy)
+    check_strategy(engine, strategy)
     opened = open_store(store)
     ours = memory if engine == "local" else None  # on Dask the budget is each worker's, not this process's
     with ExitStack() as held:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dasksdnn import host
+from dasksdnn.cli.cluster import STRATEGY, check_strategy, chosen_client, on_dask
 from dasksdnn.cli.options import JSON, MEMORY, PATH, SEED, STORE, THREADS, number
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.cli.running import open_samples
@@ -93,6 +94,8 @@ from dasksdnn.diagnostics.tables import show, show_grid, write_json
 @SEED
 @MEMORY
 @THREADS
+@on_dask
+@STRATEGY
 @JSON
 def train(
     store: Path,
@@ -103,12 +106,18 @@ def train(
     memory: str | None,
     json_path: Path | None,
     resume: bool,
+    threads: int | None,
+    engine: str,
+    scheduler: str | None,
+    workers: int | None,
+    strategy: str | None,
     **options: Any,
 ) -> None:
     """Train the network in STORE by backprop, within a memory budget.
 
     Every checkpoint is a new generation of the store and counts at once; killed at any moment, the last one is whole, and
-    --resume goes on from it to the same bits.
+    --resume goes on from it to the same bits. On Dask, every worker must be able to write STORE; where workers are lost,
+    training goes on by itself from the last checkpoint.
     """
     from dasksdnn.bench.chart import check_chart, save_figure
     from dasksdnn.diagnostics.curves import draw
@@ -118,19 +127,33 @@ def train(
     check_chart(chart)
     check_outputs(False, files=[chart], report=json_path, inputs=[store, data, labels, *(validation or ())])
     start = perf_counter()
+    check_strategy(engine, strategy)
     opened = open_store(store)
+    ours = memory if engine == "local" else None  # on Dask the budget is each worker's, not this process's
     with ExitStack() as held:
         features = opened.widths[0]
-        x = held.enter_context(open_samples(data, features, None, memory))
+        x = held.enter_context(open_samples(data, features, None, ours))
         looked_at = None
         if validation:
-            looked_at = (held.enter_context(open_samples(validation[0], features, None, memory)), validation[1])
+            looked_at = (held.enter_context(open_samples(validation[0], features, None, ours)), validation[1])
         listener = held.enter_context(progress())
+        client = held.enter_context(chosen_client(engine, scheduler, workers, memory, threads))
         history = run(
-            opened, x, labels, validation=looked_at, resume=resume, memory=memory, listener=listener, **options
+            opened,
+            x,
+            labels,
+            validation=looked_at,
+            resume=resume,
+            memory=memory,
+            threads=threads,
+            client=client,
+            strategy=strategy,
+            listener=listener,
+            **options,
         )
     after = open_store(store)
-    seconds, peak = perf_counter() - start, host.peak_resident()
+    seconds = perf_counter() - start
+    peak = host.peak_resident() if client is None else history.plan["peak_rss_bytes"]
     facts = {
         "command": "train",
         "store": str(store),

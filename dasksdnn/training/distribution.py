@@ -172,8 +172,11 @@ def _attempt(client: Any, work: Work, data: Any, listener: Listener) -> History:
     """Run all ranks to their end."""
     topic = f"sdnn-{work.run}"
     client.subscribe_topic(topic, lambda event: listener(Progress(*event[1])))
-    client.run(_attend, workers=list(work.addresses), on_error="ignore")
-    given = client.scatter(data, hash=False, direct=False)
+    try:
+        client.run(_attend, workers=list(work.addresses), on_error="ignore")
+        given = client.scatter(data, hash=False, direct=False)
+    except OSError as error:  # a worker went meanwhile: no connection, or none in time
+        raise _LostError(str(error)) from error
     futures = [
         client.submit(
             _rank,

@@ -58,7 +58,8 @@ class History:
     epochs : tuple of Epoch
         In their order.
     plan : dict
-        How it ran: see `plan.training.TrainingPlan.as_dict`. Of the last run, where several went on from each other.
+        How it ran: see `plan.training.TrainingPlan.as_dict`, and `peak_rss_bytes`, the most memory that a process of it has
+        held. Of the last run, where several went on from each other.
     changes : tuple of dict
         Of the pattern: the epochs behind which, and what `training.rewriting.Evolved` tells.
     """

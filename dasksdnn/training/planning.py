@@ -70,3 +70,9 @@ def taken_over(
             need,
         )
     return TrainingPlan(settings, batch, budget, need, need, 0.0, 0, 0, sizes.ranks)
+
+
+def densities(store: Store) -> list[float]:
+    """Stored weights of each layer, as a share of all that it could have."""
+    edges = store.block_nonzeros().sum(axis=1).tolist()
+    return [n / (a * b) for n, a, b in zip(edges, store.widths[:-1], store.widths[1:], strict=True)]

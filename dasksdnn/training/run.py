@@ -45,7 +45,7 @@ from dasksdnn.training.history import Epoch, History
 from dasksdnn.training.initial import draw_anew
 from dasksdnn.training.optimizers import clip_factor, with_rate
 from dasksdnn.training.options import Every, Options
-from dasksdnn.training.planning import settings_alone, sizes_for, taken_over
+from dasksdnn.training.planning import densities, settings_alone, sizes_for, taken_over
 from dasksdnn.training.rewriting import Evolved, evolve
 from dasksdnn.training.stream import SampleStream
 from dasksdnn.training.targets import class_targets, value_targets
@@ -91,7 +91,7 @@ class Run:
         record = self.store.training
         self.found = record if self.resume and record else None
         if self.found is None:
-            self.densities = _densities(self.store)
+            self.densities = densities(self.store)
             return
         try:
             self._take_over(self.found)
@@ -252,7 +252,9 @@ class Run:
                 f"the last checkpoint is generation {self.store.generation}, {self._where()}; --resume goes on from it"
             )
             raise
-        return History(tuple(self.history), self.plan.as_dict(), tuple(self.changes))
+        peak = max(gather(self.grid.transport, host.peak_resident()))
+        plan = {**self.plan.as_dict(), "peak_rss_bytes": peak}
+        return History(tuple(self.history), plan, tuple(self.changes))
 
     def _impatient(self) -> bool:
         patience = self.options.patience
@@ -488,11 +490,6 @@ class Run:
                 self.store, best, training=self._record(returned=True), keep=self.keep, protect={self.began, generation}
             )
         )
-
-
-def _densities(store: Store) -> list[float]:
-    edges = store.block_nonzeros().sum(axis=1).tolist()
-    return [n / (a * b) for n, a, b in zip(edges, store.widths[:-1], store.widths[1:], strict=True)]
 
 
 def _key(seed: int, step: int) -> int:
