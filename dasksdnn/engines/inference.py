@@ -290,10 +290,16 @@ def infer(
     if out is None:
         from dasksdnn.engines.lazy import lazy_infer
 
-        if strategy == "parts":
-            raise InputError("strategy 'parts' needs out=: the chunks of a lazy result are computed each by one worker")
         return lazy_infer(
-            opened, x, dataset, memory=memory, threads=threads, batch=batch, listener=listener, client=client
+            opened,
+            x,
+            dataset,
+            memory=memory,
+            threads=threads,
+            batch=batch,
+            listener=listener,
+            client=client,
+            strategy=strategy,
         )
     if client is not None:
         from dasksdnn.engines.cluster import infer as cluster

@@ -1,6 +1,7 @@
 """Inference as a lazy `dask.array`: one task a chunk of samples, the same engine in each, the weights shared by all.
 
 x chunk (samples, inputs) --task: local engine--> y chunk (samples, outputs)
+                          --task: parts split, by a client of its worker's--> y chunk
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def lazy_infer(
     batch: int | None,
     listener: Listener,
     client: Any = None,
+    strategy: str | None = None,
 ) -> Any:
     """See `infer`. `x` is what the user gave, `dataset` the same as a Dataset."""
     import dask.array as da
@@ -47,11 +49,15 @@ def lazy_infer(
     if client is None:
         inference.plan(store, widest, memory=memory, threads=threads, listener=listener)
     else:
-        from dasksdnn.engines.cluster.infer import Asked, check_chunk
+        from dasksdnn.engines.cluster.infer import Asked, check_chunk, check_parts
 
-        check_chunk(client, store, widest, Asked.of(memory, threads, None))
+        asked = Asked.of(memory, threads, strategy)
+        if strategy == "parts":
+            check_parts(client, store)
+        else:
+            check_chunk(client, store, widest, asked)
     return da.map_blocks(
-        _infer_chunk,
+        _split_chunk if strategy == "parts" else _infer_chunk,
         samples,
         path=str(store.path.absolute()),
         digest=store.digest,
@@ -116,3 +122,18 @@ def _infer_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | Non
     room = (session.scheduler().concurrency - 1) * chunk
     inference.stream_kept(store, dataset, sink, memory=memory, threads=threads, room=room)
     return made[0]
+
+
+def _split_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | None) -> Array:
+    """A chunk through the parts on all workers; its own thread is given back meanwhile."""
+    from distributed import worker_client
+
+    from dasksdnn.engines.cluster.infer import Asked, stream_on
+    from dasksdnn.sources.datasets import as_dataset
+
+    store = opened(path, digest)
+    out: Array = np.zeros((x.shape[0], store.widths[-1]), store.dtype)
+    if x.shape[0]:
+        with worker_client() as client:
+            stream_on(client, store, as_dataset(x), Asked.of(memory, threads, "parts"), out=out)
+    return out

@@ -25,6 +25,10 @@ BATCHES = 4
 LEAST_SECONDS, MOST_SECONDS = 0.25, 60.0
 
 SAMPLES, PARTS = "samples split", "parts split"
+NO_PARTS = (
+    "parts cannot be split: that takes a store of two parts or more, and two workers or more; partition the network, "
+    "or add workers"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +233,7 @@ def choose(
     else:
         found = next((c for c in candidates if c.strategy == forced), None)
         if found is None:
-            raise InputError(
-                "parts cannot be split: that takes a store of two parts or more, and two workers or more; "
-                "partition the network, or add workers"
-            )
+            raise InputError(NO_PARTS)
         if not found.fits:
             raise MemoryBudgetError(
                 f"{forced} takes about {found.projected / MIB:.0f} MiB on each worker, and {cluster.budget / MIB:.0f} MiB are "

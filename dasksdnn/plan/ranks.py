@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dasksdnn.errors import InputError, MemoryBudgetError
+from dasksdnn.plan.cluster import NO_PARTS
 from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB
 from dasksdnn.plan.training import Ranks, TrainingSizes, plan_training
 
@@ -109,10 +110,7 @@ def choose_layout(
     if owners > 1:
         ways["parts"] = Ranks(owners, workers // owners)
     if forced is not None and forced not in ways:
-        raise InputError(
-            "parts cannot be split: that takes a store of two parts or more, and two workers or more; partition the "
-            "network, or add workers"
-        )
+        raise InputError(NO_PARTS)
     found, refused = [], []
     for name, ranks in ways.items():
         try:

@@ -17,6 +17,7 @@ import dasksdnn as sdnn
 from dasksdnn.engines.cluster import mailbox
 from dasksdnn.errors import ClusterError, InputError, PeerLostError, TrainingError
 from dasksdnn.store.checkpoints import generations
+from dasksdnn.training import distribution
 
 OPTIONS = {"epochs": 3, "batch_size": 64, "lr": 0.01, "seed": 5}
 
@@ -123,8 +124,9 @@ def test_workers_that_come_and_go(tmp_path, new_cluster, net, data, strategy, wh
     check(tmp_path / "many.zarr", found, tmp_path / "one.zarr", right)
 
 
-def test_it_ends_where_workers_keep_dying(tmp_path, new_cluster, net, data):
+def test_it_ends_where_workers_keep_dying(tmp_path, new_cluster, net, data, monkeypatch):
     x, y = data
+    monkeypatch.setattr(distribution, "ATTEMPTS", 2)
     client = new_cluster(2)
     store = sdnn.save(net, tmp_path / "net.zarr")
     ended = []
