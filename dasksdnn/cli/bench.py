@@ -128,6 +128,71 @@ def graphchallenge(
     report.write(facts | {"input": "digits of scikit-learn" if mnist is None else mnist.name})
 
 
+@bench.command("dask", short_help="The engines: local, and Dask workers on this machine.")
+@click.option("--only", metavar="NAMES", help="inference, training.  [default: both]")
+@click.option("--neurons", metavar="N,N", default="1024,16384", show_default=True, help="Of inference.")
+@number("--layers", "Of inference.", default=120)
+@number("--samples", "Of inference; none of them dies.", default=6000)
+@number("--workers", "Worker processes of one thread; the local engine has as many threads.", default=2)
+@number("--repeats", "Rounds, in each of which every engine runs once.", default=3)
+@click.option("--memory", metavar="SIZE", default="4GiB", show_default=True, help="Budget of each process.")
+@JSON
+def on_dask(
+    only: str | None,
+    neurons: str,
+    layers: int,
+    samples: int,
+    workers: int,
+    repeats: int,
+    memory: str,
+    json_path: Path | None,
+) -> None:
+    """Infer and train with the local engine, and with Dask workers, samples split and parts split.
+
+    The table says how long each took beside the local engine, what the plan says that crosses between workers, and how long
+    parts split took beside computing as the local engine does and moving as fast as the workers' comms do.
+    """
+    import tempfile
+    from dataclasses import asdict
+    from functools import partial
+
+    from dasksdnn.bench.clusters import HEADER, inference, table, training
+    from dasksdnn.bench.machine import describe
+    from dasksdnn.bench.report import machine_table
+    from dasksdnn.cli.cluster import chosen_client
+
+    chosen = _cases(only, ["inference", "training"])
+    check_outputs(True, report=json_path, inputs=[])
+    machine = describe(PACKAGES)
+    show("bench dask", machine_table(machine))
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, chosen_client("dask", None, workers, memory, 1) as client:
+        cases: list[tuple[str, Callable[[], Any]]] = []
+        if "inference" in chosen:
+            cases += [
+                (
+                    f"inference: RadiX-Net {n} x {layers}, {samples:,} dense samples",
+                    partial(inference, client, Path(folder), n, layers, samples, repeats, memory),
+                )
+                for n in numbers(neurons, "neurons", [1024, 16384])
+            ]
+        if "training" in chosen:
+            cases += [
+                (
+                    f"training: RadiX-Net 1024 x {depth}, batch 256, a step",
+                    partial(training, client, Path(folder), 1024, depth, 256, repeats, memory),
+                )
+                for depth in (12, 120)
+            ]
+        for title, run in cases:
+            click.echo()
+            show(title, {})
+            rows = run()
+            show_grid(HEADER, table(rows))
+            found[title] = [asdict(row) for row in rows]
+    write_json(json_path, {"command": "bench dask", "machine": machine, "cases": found})
+
+
 class _Report:
     """What is printed as it is measured, and written at the end; everything is checked at the start."""
 
