@@ -11,7 +11,7 @@ import pytest
 
 
 @contextmanager
-def running_cluster(folder, *, workers=2, threads=1, memory="1GiB"):
+def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=True):
     """A client of a new LocalCluster; `client.cluster` is the cluster. It is not the default client: no other test computes on it."""
     import dask
     from distributed import Client, LocalCluster
@@ -22,7 +22,8 @@ def running_cluster(folder, *, workers=2, threads=1, memory="1GiB"):
             n_workers=workers,
             threads_per_worker=threads,
             memory_limit=memory,
-            processes=True,
+            processes=processes,
+            protocol="tcp",
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
@@ -47,9 +48,8 @@ def new_cluster(tmp_path_factory):
     """Make clusters whose workers may be killed: `new_cluster(workers=2, threads=1, memory="1GiB")` gives a client."""
     with ExitStack() as held:
 
-        def make(workers=2, threads=1, memory="1GiB"):
-            folder = tmp_path_factory.mktemp("cluster")
-            return held.enter_context(running_cluster(folder, workers=workers, threads=threads, memory=memory))
+        def make(**settings):
+            return held.enter_context(running_cluster(tmp_path_factory.mktemp("cluster"), **settings))
 
         yield make
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -32,6 +33,28 @@ DEFAULT_SHARE = 0.8
 
 # One run at a time in a process: a budget is the process's, and one run uses all its threads.
 _running = Lock()
+
+
+class _Waiting:
+    """Bytes of samples of chunks that wait for their turn in this process: resident by now."""
+
+    def __init__(self) -> None:
+        self._lock, self.nbytes = Lock(), 0
+
+    @contextmanager
+    def hold(self, nbytes: int) -> Iterator[None]:
+        self._add(nbytes)
+        try:
+            yield
+        finally:
+            self._add(-nbytes)
+
+    def _add(self, nbytes: int) -> None:
+        with self._lock:
+            self.nbytes += nbytes
+
+
+_waiting = _Waiting()
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +444,7 @@ def stream_kept(
     memory: str | int | None = None,
     threads: int | None = None,
     room: int = 0,
+    waiting: int = 0,
     stop: Event | None = None,
 ) -> Result:
     """Stream a chunk of samples, with the weights that the chunk before has left in this process, and leave them to the next.
@@ -434,7 +458,9 @@ def stream_kept(
     memory, threads : optional
         See `infer`; by default what the Dask worker has whose task this is, where it is one.
     room : int
-        Bytes that the chunks hold which wait for this one.
+        Bytes that other chunks hold, or will: those that wait for this one, and those that are done.
+    waiting : int
+        Bytes of this chunk's samples that are resident while it waits, to be taken off other chunks' `room`.
     stop : Event, optional
         Ends the run when it is set.
     """
@@ -444,11 +470,15 @@ def stream_kept(
     here = session.scheduler()
     memory = memory if memory is not None else config.get("memory") or here.memory
     threads = threads if threads is not None else config.get("threads") or here.threads
-    with _running:
+    with _waiting.hold(waiting):
+        _running.acquire()
+    try:
         tee = Tee(found, *([sink()] if sink else []))
-        held, _ = session.take(
-            store, dataset, tee, (memory, threads), lambda: plan_for(store, dataset, tee, memory, threads, ignore, room)
-        )
+
+        def choose() -> Plan:  # what waits now counts among what the process holds
+            return plan_for(store, dataset, tee, memory, threads, ignore, max(0, room - _waiting.nbytes))
+
+        held, _ = session.take(store, dataset, tee, (memory, threads), choose)
         try:
             start = perf_counter()
             report = local.run(store, dataset, tee, held.plan.settings, weights=held.weights, stop=stop)
@@ -457,6 +487,8 @@ def stream_kept(
             held.weights.close()
             raise
         session.keep(held)
+    finally:
+        _running.release()
     return _result(store, dataset, found, held.plan, report, seconds)
 
 

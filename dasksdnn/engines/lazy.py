@@ -118,9 +118,9 @@ def _infer_chunk(x: Any, path: str, digest: str, memory: Any, threads: int | Non
         return np.zeros((0, store.widths[-1]), store.dtype)
     dataset = as_dataset(x)
     # Each of the scheduler's other threads may hold a chunk that waits, and one that is done.
-    chunk = int(dataset.block_bytes(dataset.samples)) + x.shape[0] * store.widths[-1] * store.dtype.itemsize
-    room = (session.scheduler().concurrency - 1) * chunk
-    inference.stream_kept(store, dataset, sink, memory=memory, threads=threads, room=room)
+    held = int(dataset.block_bytes(dataset.samples))
+    room = (session.scheduler().concurrency - 1) * (held + x.shape[0] * store.widths[-1] * store.dtype.itemsize)
+    inference.stream_kept(store, dataset, sink, memory=memory, threads=threads, room=room, waiting=held)
     return made[0]
 
 

@@ -171,6 +171,26 @@ def test_the_graph_does_not_grow_with_the_dataset(tmp_path, cluster, stored):
     assert 1 <= max(most) <= 20
 
 
+def loads():
+    """Slabs that this process has loaded for the session that it holds."""
+    from dasksdnn.engines import session
+
+    return session._held.weights.loads
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_worker_loads_weights_once_and_runs_a_batch_with_all_its_threads(tmp_path, stored, new_cluster, processes):
+    store, _ = stored
+    x = random_input(1, 400, store.widths[0])
+    np.save(tmp_path / "x.npy", x)
+    client = new_cluster(workers=1, threads=2, processes=processes)
+    out = np.empty((400, store.widths[-1]), np.float32)
+    result = sdnn.infer(store, tmp_path / "x.npy", out=out, client=client, batch=20)
+    assert result.plan.cluster.threads == result.plan.settings.threads == 2
+    assert set(client.run(loads).values()) == {1}
+    np.testing.assert_array_equal(bits(out), bits(local(store, x)[0]))
+
+
 def test_an_interrupt_leaves_nothing(tmp_path, cluster, stored, monkeypatch):
     from dasksdnn.engines.cluster import samples
 

@@ -99,6 +99,19 @@ def test_how_many_chunks_dask_runs_at_a_time():
             assert session.scheduler().concurrency == count
 
 
+def test_chunks_that_wait_or_are_done_have_room(tmp_path, loads):
+    store, x = stored(tmp_path)
+    chunk = 50 * (store.widths[0] + store.widths[-1]) * 4
+    held = []
+    for threads in (1, 4):
+        session.release()
+        with dask.config.set(num_workers=threads, scheduler="threads"):
+            sdnn.infer(store, x, batch=50)[:50].compute()
+        assert session._held is not None
+        held.append(session._held.plan.chosen.projection.output)
+    assert held[1] - held[0] == 3 * chunk
+
+
 MEASURE = """
 import sys
 import dask, dask.array as da, numpy as np
@@ -115,6 +128,6 @@ print(host.peak_resident())
 def test_chunks_stay_within_the_budget_together(tmp_path):
     store = sdnn.save(sdnn.radixnet(neurons=4096, layers=24, weights="random", bias=0.0), tmp_path / "net.zarr")
     sdnn.plan(store, 1)  # compiles what is not in the cache yet: compiling takes memory of its own
-    command = [sys.executable, "-c", MEASURE, str(store.path), "440MiB"]
+    command = [sys.executable, "-c", MEASURE, str(store.path), "480MiB"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= 440 << 20
+    assert int(done.stdout) <= 480 << 20
