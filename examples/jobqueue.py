@@ -61,7 +61,8 @@ def shared(cores, memory, minutes, *, scratch="${TMPDIR:-/tmp}", prologue=(), py
             'export DASK_TEMPORARY_DIRECTORY="$TMPDIR"',
             'mkdir -p "$TMPDIR"',
         ],
-        "python": python,
+        # In the shell's place: a signal to end reaches Dask, which ends in order, and not a shell that leaves it to be killed.
+        "python": f"exec {python}",
         # The scheduler's dashboard shows all workers; their own pages need not be open to the network.
         "worker_extra_args": [*lifetime, "--dashboard-address", "127.0.0.1:0"],
         "scheduler_options": {"dashboard_address": "127.0.0.1:0"},  # from elsewhere: ssh -L to cluster.dashboard_link

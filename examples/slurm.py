@@ -6,8 +6,8 @@
     python examples/slurm.py train --store /shared/net.zarr --x /shared/x.npy --classes /shared/classes.npy --epochs 10 ...
 
 The store, samples and outputs are on a file system that all nodes see. Nodes may be lost, and jobs may end: what they were
-at is done again by those that are left (training goes on from its last checkpoint), and Slurm is asked for others. For PBS or LSF, take the other recipes of
-jobqueue.py, beside this.
+at is done again by those that are left (training goes on from its last checkpoint), and Slurm is asked for others. For
+PBS or LSF, take the other recipes of jobqueue.py, beside this.
 """
 
 import argparse

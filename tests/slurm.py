@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -49,7 +50,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=2
+KillWait=10
 {nodes}
 PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -120,8 +121,11 @@ class Slurm:
         """Take a node away as if its power had gone: all that runs on it is killed at once, and it stays down."""
         self._lost.add(node)
         lost = self.processes(node)
+        memory = set().union(*map(shared_memory, lost))
         for pid in lost:
             _kill(pid, signal.SIGKILL)
+        for path in memory:  # which a node's power takes with it
+            path.unlink(missing_ok=True)
         for daemon in [each for each in self._daemons if each.pid in lost]:
             daemon.wait()
             self._daemons.remove(daemon)
@@ -221,6 +225,13 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def shared_memory(pid: int) -> set[Path]:
+    """Files in memory that a process maps, its semaphores among them."""
+    with suppress(OSError):
+        return {Path(name) for name in re.findall(r"/dev/shm/\S+", Path(f"/proc/{pid}/maps").read_text())}
+    return set()
 
 
 def _kill(pid: int, number: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from clusters import until
-from slurm import NODES, SlurmError, running_slurm
+from slurm import NODES, SlurmError, running_slurm, shared_memory
 
 import dasksdnn as sdnn
 from dasksdnn.store.reader import generations
@@ -89,7 +89,9 @@ def new_cluster(shell, tmp_path):
             cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
             client.wait_for_workers(jobs, timeout=60)
             yield client
+            memory = set().union(*map(shared_memory, shell.processes()))
         until(lambda: shell.jobs() == {})
+        until(lambda: not any(path.exists() for path in memory))  # the jobs ended in order
 
     return make
 

@@ -70,7 +70,7 @@ def worker_options(script):
     """The worker's options; those with no value are None."""
     (command,) = (line for line in script.splitlines() if "dask_worker" in line)
     words = command.split()
-    assert words[:3] == ["python", "-m", "distributed.cli.dask_worker"]
+    assert words[:4] == ["exec", "python", "-m", "distributed.cli.dask_worker"]
     following = [*words[1:], "--"]
     return {
         word: None if after.startswith("--") else after
@@ -121,7 +121,7 @@ def test_workers_leave_before_the_job_ends_and_not_together(script, minutes):
 def test_scratch_is_on_the_node(script, kind, tmp_path):
     """The shell of the script, with the worker's command replaced, sees the folder that was meant."""
     text = script(kind, scratch="$WHERE/of-job", prologue=["WHERE=$BASE"])
-    text = re.sub(r"^python .*$", 'echo "$TMPDIR $DASK_TEMPORARY_DIRECTORY"', text, flags=re.MULTILINE)
+    text = re.sub(r"^exec python .*$", 'echo "$TMPDIR $DASK_TEMPORARY_DIRECTORY"', text, flags=re.MULTILINE)
     environment = {"PATH": "/usr/bin:/bin", "BASE": str(tmp_path)}
     done = subprocess.run(["bash", "-eu", "-c", text], capture_output=True, text=True, env=environment)
     assert done.stdout.split() == [str(tmp_path / "of-job")] * 2, done.stderr
