@@ -1,8 +1,9 @@
-"""A stream of bytes from one writer to one reader through memory that both see: a ring, and how much went in and came out.
+"""Messages from one writer to one reader through memory that both see: a ring, and how much went in and came out.
 
     place:   written | read | closed | ..... ring .....        counters are on cache lines of their own
 
 Neither takes a lock: the writer alone moves `written`, the reader alone moves `read`, in order with what they copy.
+Before each message stands its length: a reader that expects another would take what follows for something else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dasksdnn.network import Array
 
 #: Bytes before the ring: three counters, a line each, and one line for whoever made the memory.
 HEAD = 256
+#: Bytes of a message's length; who begins a message starts at minus so many.
+LENGTH = 8
 _WRITTEN, _READ, _CLOSED = 0, 8, 16
 
 
@@ -37,31 +40,63 @@ def _copy(context, source, at, target, to, count):  # type: ignore[no-untyped-de
 
 @compiled
 def write(place, values, start):  # type: ignore[no-untyped-def]
-    """Copy as much of `values` (uint8) from `start` on as there is room for; returns how many bytes that was."""
+    """Copy as much of `values` (uint8) from `start` on as there is room for; returns how many bytes that was.
+
+    From `-LENGTH` on, the length goes first.
+    """
     counters, ring = place[:HEAD].view(np.int64), place[HEAD:]
-    written = now(counters[_WRITTEN:])
+    written, at = now(counters[_WRITTEN:]), start
     room = ring.size - (written - now(counters[_READ:]))
-    count = min(room, values.size - start)
-    at = written % ring.size
-    first = min(count, ring.size - at)
-    _copy(values, start, ring, at, first)
-    _copy(values, start + first, ring, 0, count - first)
-    add(counters[_WRITTEN:], count)
-    return count
+    if at < 0:
+        if room < LENGTH:
+            return 0
+        length = np.full(1, values.size, np.int64)
+        _put(length.view(np.uint8), 0, ring, written, LENGTH)
+        at = 0
+    count = min(room - (at - start), values.size - at)
+    _put(values, at, ring, written + (at - start), count)
+    add(counters[_WRITTEN:], at - start + count)
+    return at - start + count
 
 
 @compiled
 def read(place, values, start):  # type: ignore[no-untyped-def]
-    """Copy as much as is there into `values` (uint8) from `start` on; returns how many bytes that was."""
+    """Copy as much as is there into `values` (uint8) from `start` on; returns how many bytes that was.
+
+    From `-LENGTH` on, the length comes first; where it is another than that of `values`, nothing is taken, and -1 minus
+    the length is returned.
+    """
     counters, ring = place[:HEAD].view(np.int64), place[HEAD:]
-    taken = now(counters[_READ:])
-    count = min(now(counters[_WRITTEN:]) - taken, values.size - start)
-    at = taken % ring.size
+    taken, at = now(counters[_READ:]), start
+    there = now(counters[_WRITTEN:]) - taken
+    if at < 0:
+        if there < LENGTH:
+            return 0
+        length = np.empty(1, np.int64)
+        _take(ring, taken, length.view(np.uint8), 0, LENGTH)
+        if length[0] != values.size:
+            return -1 - length[0]
+        at = 0
+    count = min(there - (at - start), values.size - at)
+    _take(ring, taken + (at - start), values, at, count)
+    add(counters[_READ:], at - start + count)
+    return at - start + count
+
+
+@compiled
+def _put(values, start, ring, position, count):  # type: ignore[no-untyped-def]
+    at = position % ring.size
+    first = min(count, ring.size - at)
+    _copy(values, start, ring, at, first)
+    _copy(values, start + first, ring, 0, count - first)
+
+
+@compiled
+def _take(ring, position, values, start, count):  # type: ignore[no-untyped-def]
+    at = position % ring.size
     first = min(count, ring.size - at)
     _copy(ring, at, values, start, first)
     _copy(ring, 0, values, start + first, count - first)
-    add(counters[_READ:], count)
-    return count
 
 
 @compiled
@@ -94,9 +129,11 @@ def warm_up_calls() -> list[Call]:
     """List calls (see `compiling.warm_up`) that need all kernels here."""
     place: Array = np.zeros(HEAD + 64, np.uint8)
     values: Array = np.zeros(8, np.uint8)
+    constant: Array = np.frombuffer(bytes(8), np.uint8)  # another type to Numba, and what is pickled comes as one
     return [
-        lambda: write(place, values, 0),
-        lambda: read(place, values, 0),
+        lambda: write(place, values, -LENGTH),
+        lambda: read(place, values, -LENGTH),
+        lambda: write(place, constant, -LENGTH),
         lambda: linger(1),
         lambda: holds(place),
         lambda: closed(place),

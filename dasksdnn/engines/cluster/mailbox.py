@@ -12,6 +12,9 @@ from collections import deque
 from threading import Condition
 from typing import Any
 
+import numpy as np
+
+from dasksdnn.kernels.ring import LENGTH
 from dasksdnn.network import Array
 
 #: Bytes that wait in a box, about.
@@ -21,10 +24,10 @@ OPERATION = "dasksdnn_post"
 
 
 class Box:
-    """What one rank has sent to another and that has not taken it yet."""
+    """What one rank has sent to another and that has not taken it yet. `ready` tells whoever waits that something came."""
 
-    def __init__(self) -> None:
-        self.ready = Condition()
+    def __init__(self, ready: Condition) -> None:
+        self.ready = ready
         self.content: deque[Array] = deque()
         self.held = 0
         self.notes: dict[str, Any] = {}
@@ -38,20 +41,28 @@ class Box:
             self.ready.notify_all()
 
     def take(self, out: Array, start: int) -> int:
-        """Copy what is there into `out` (uint8) from `start` on; returns how many bytes that was."""
+        """Copy what is there into `out` (uint8) from `start` on, as `kernels.ring.read` does."""
         with self.ready:
             at = start
+            if at < 0 and self.content:
+                length = int(self.content[0][:LENGTH].view(np.int64)[0])
+                if length != out.size:
+                    return -1 - length
+                self._drop(LENGTH)
+                at = 0
             while self.content and at < out.size:
                 first = self.content[0]
                 count = min(first.size, out.size - at)
                 out[at : at + count] = first[:count]
                 at += count
-                if count == first.size:
-                    self.content.popleft()
-                else:
-                    self.content[0] = first[count:]
-            self.held -= at - start
+                self._drop(count)
             return at - start
+
+    def _drop(self, count: int) -> None:
+        first = self.content.popleft()
+        self.held -= count
+        if count < first.size:
+            self.content.appendleft(first[count:])
 
     def note(self, kind: str, value: Any) -> None:
         """Leave a note, such as how the sender can be reached."""

@@ -13,8 +13,10 @@ import asyncio
 import mmap
 import os
 import select
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from threading import Condition
 from time import monotonic, sleep
 from typing import Any
 
@@ -30,6 +32,8 @@ from dasksdnn.network import Array
 RING, POST = 4 << 20, 4 << 20
 #: Seconds to wait for the other ranks to join, and between looks at whether they are still there.
 JOINING, LOOK = 60.0, 0.25
+#: Seconds that who closes waits, at most, for what it posted last to be taken.
+CLOSING = 5.0
 #: Seconds that who waits keeps its processor busy, and the longest that it then sleeps.
 SPIN, NAP = 0.005, 0.001
 
@@ -49,11 +53,13 @@ class Peers:
         self.rank, self.size, self.sent = rank, len(addresses), 0
         self.run, self._worker, self._addresses = run, worker, list(addresses)
         self._others = [r for r in range(self.size) if r != rank]
-        self._boxes = {r: boxes.setdefault((run, r, rank), Box()) for r in self._others}
+        self._ready = Condition()
+        self._boxes = {r: boxes.setdefault((run, r, rank), Box(self._ready)) for r in self._others}
         self._out: dict[int, Array] = {}
         self._in: dict[int, Array] = {}
         self._processes: dict[int, int] = {}
         self._posts: dict[int, Future[Any]] = {}
+        self._knocks: dict[int, Future[Any]] = {}
         self._looked = 0.0
         try:
             self._join(shared)
@@ -82,8 +88,12 @@ class Peers:
                     self._processes[r] = os.pidfd_open(where[0])
                 self._note(r, "reads", seen is not None)
             for r in self._others:
-                if self._wait_for_note(r, "reads"):
+                # Memory in one direction alone would leave nobody who tells the other of an end.
+                if self._wait_for_note(r, "reads") and r in self._in:
                     self._out[r] = made[r].place
+                elif r in self._in:
+                    del self._in[r]
+                    os.close(self._processes.pop(r))
         finally:
             for one in made.values():
                 one.close()
@@ -91,7 +101,13 @@ class Peers:
     def _note(self, to: int, kind: str, value: Any) -> None:
         """Leave a note, as soon as the other has a box."""
         end = monotonic() + JOINING
-        while self._post(to, kind, value).result() != "taken":
+        while True:
+            post = self._post(to, kind, value)
+            # The other may join, do its work and close before the answer comes: that it has closed is no error here.
+            while not wait([post], LOOK).done:
+                self._check_run()
+            if post.result() == "taken":
+                return
             self._check(to, "did not join the run", end)
             sleep(0.01)
 
@@ -131,7 +147,7 @@ class Peers:
                     raise ValueError("a message has to be a contiguous array")
                 waiting.setdefault(other, []).append(values.reshape(-1).view(np.uint8))
         self.sent += sum(values.nbytes for _, values in sends)
-        at = {**{(r, True): 0 for r in leaving}, **{(r, False): 0 for r in coming}}
+        at = {(r, out): -ring.LENGTH for waiting, out in ((leaving, True), (coming, False)) for r in waiting}
         since, nap = monotonic(), 0.0
         while leaving or coming:
             moved = 0
@@ -141,16 +157,18 @@ class Peers:
             if moved:
                 since, nap = monotonic(), 0.0
             elif leaving or coming:
-                nap = self._wait(since, nap, [*leaving, *coming])
+                nap = self._wait(since, nap, leaving, coming)
 
     def _move(self, r: int, waiting: dict[int, list[Array]], at: dict[tuple[int, bool], int], out: bool) -> int:
         """Move what can be moved now; returns how many bytes that was."""
         values, key = waiting[r][0], (r, out)
         count = self._push(r, values, at[key]) if out else self._pull(r, values, at[key])
+        if count < 0:
+            raise ValueError(f"rank {r} sent {-1 - count} bytes to rank {self.rank}, which expects {values.size}")
         at[key] += count
         if at[key] == values.size:
             waiting[r].pop(0)
-            at[key] = 0
+            at[key] = -ring.LENGTH
             if not waiting[r]:
                 del waiting[r]
         return count
@@ -163,8 +181,11 @@ class Peers:
             return 0
         if before is not None and before.result() != "taken":
             raise self._lost(r, "has left the run")
-        piece = values[start : start + POST].copy()
+        first = max(0, start)
+        length = np.array([values.size] if start < 0 else [], np.int64)
+        piece = np.concatenate([length.view(np.uint8), values[first : first + POST]])
         self._posts[r] = self._post(r, "bytes", piece)
+        self._posts[r].add_done_callback(self._wake)
         return int(piece.size)
 
     def _pull(self, r: int, values: Array, start: int) -> int:
@@ -172,50 +193,64 @@ class Peers:
             return int(ring.read(self._in[r], values, start))
         return self._boxes[r].take(values, start)
 
-    def _wait(self, since: float, nap: float, others: list[int]) -> float:
+    def _wait(self, since: float, nap: float, leaving: Iterable[int], coming: Iterable[int]) -> float:
         now = monotonic()
         if now - self._looked > LOOK:
             self._looked = now
-            for r in others:
+            for r in leaving:
+                self._check(r, "has left the run", sending=True)
+            for r in coming:
                 self._check(r, "has left the run")
+        if not any(r in self._in for r in (*leaving, *coming)):
+            # The worker's loop, which brings what is waited for, needs the processor and the interpreter.
+            with self._ready:
+                if not self._distant_moves(leaving, coming):
+                    self._ready.wait(LOOK)
+            return nap
         if now - since < SPIN:
             ring.linger(20)
             return 0.0
-        distant = [r for r in others if r not in self._in]
-        if distant and len(distant) == len(others):
-            box = self._boxes[distant[0]]
-            with box.ready:
-                if not box.content:
-                    box.ready.wait(NAP)
-            return nap
         sleep(nap)
         return min(NAP, nap + 5e-5)
 
+    def _distant_moves(self, leaving: Iterable[int], coming: Iterable[int]) -> bool:
+        return any(self._posts[r].done() for r in leaving) or any(self._boxes[r].content for r in coming)
+
+    def _wake(self, _: object) -> None:
+        with self._ready:
+            self._ready.notify_all()
+
     # -- the others
 
-    def _check(self, r: int, what: str, end: float | None = None) -> None:
+    def _check(self, r: int, what: str, end: float | None = None, sending: bool = False) -> None:
         """Raise where a rank is not there any more, or the run is to end."""
+        self._check_run()
+        late = end is not None and monotonic() > end
+        gone = r in self._processes and _has_ended(self._processes[r])
+        gone = gone or self._boxes[r].closed or (r in self._in and ring.closed(self._in[r]))
+        # What a rank that has left sent before may still be there to be taken: look after it was seen to have left.
+        empty = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
+        if late or (gone and (sending or empty)):
+            raise self._lost(r, what)
+        if r not in self._in and end is None and (sending or empty):
+            self._knock(r)
+
+    def _check_run(self) -> None:
         if self.run in aborted:
             raise PeerLostError(
                 f"rank {self.rank} was told to end: another one was lost; go on from the last checkpoint"
             )
-        gone = r in self._processes and select.select([self._processes[r]], [], [], 0)[0]
-        late = end is not None and monotonic() > end
-        # What a rank that has left sent before may still be there to be taken.
-        empty = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
-        closed = self._boxes[r].closed or (r in self._in and ring.closed(self._in[r]))
-        if late or (empty and (gone or closed)):
-            raise self._lost(r, what)
-        if r not in self._in and end is None:
-            self._knock(r)
 
     def _knock(self, r: int) -> None:
-        """See whether a rank on another host can still be reached: posts end with an error where it cannot."""
-        before = self._posts.get(r)
-        if before is None or before.done():
-            if before is not None and before.result() != "taken":
-                raise self._lost(r, "has left the run")
-            self._posts[r] = self._post(r, "here", None)
+        """See whether a rank on another host can still be reached; a post that waits for room says nothing of that."""
+        before = self._knocks.get(r)
+        if before is not None and not before.done():
+            return
+        if before is not None and before.result() != "taken":
+            raise self._lost(r, "has left the run")
+        what = {"run": self.run, "source": self.rank, "to": r, "kind": "here", "value": None}
+        knock = _knock(self._worker, self._addresses[r], what)
+        self._knocks[r] = asyncio.run_coroutine_threadsafe(knock, self._loop)
 
     def _lost(self, r: int, what: str) -> PeerLostError:
         return PeerLostError(
@@ -224,12 +259,21 @@ class Peers:
 
     def close(self) -> None:
         """See `Transport`."""
+        end = monotonic() + CLOSING
         for r in self._others:
             if r in self._out:
                 ring.close(self._out[r])
-            elif r not in self._in and self.run not in aborted:
-                self._post(r, "closed", True)
+            elif self.run not in aborted:
+                post = self._posts.get(r)
+                # Comms are many: what is posted later may come earlier.
+                while post and monotonic() < end and not (self._boxes[r].closed or wait([post], LOOK).done):
+                    pass
+                with suppress(RuntimeError):  # the worker's loop has ended: so have its comms
+                    self._post(r, "closed", True)
+        for r in self._others:
             boxes.pop((self.run, r, self.rank), None)
+        self._posts.clear()
+        self._knocks.clear()
         self._out.clear()
         self._in.clear()
         while self._processes:
@@ -244,6 +288,28 @@ async def _deliver(worker: Any, address: str, what: dict[str, Any]) -> str:
         return str(await getattr(worker.rpc(address), OPERATION)(**what))
     except OSError:
         return "nobody"
+
+
+def _has_ended(process: int) -> bool:
+    looking = select.poll()  # not `select`, which fails where a process has more than 1,024 files
+    looking.register(process, select.POLLIN)
+    return bool(looking.poll(0))
+
+
+async def _knock(worker: Any, address: str, what: dict[str, Any]) -> str:
+    """Deliver a note, but do not try for long to connect where nobody listens: Dask tries for half a minute."""
+    from distributed.comm import connect
+
+    try:
+        comm = await connect(address, timeout=1.0, **worker.connection_args)
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ConnectionRefusedError):
+            cause = cause.__cause__
+        # A busy worker answers late; an address that refuses has no worker.
+        return "taken" if cause is None else "nobody"
+    comm.abort()
+    return await _deliver(worker, address, what)
 
 
 class _Made:
@@ -269,12 +335,16 @@ class _Made:
 def _map(where: tuple[int, int, bytes, int]) -> Array | None:
     """Map a ring of another process; None where it cannot be seen from here."""
     process, descriptor, token, nbytes = where
+    place = f"/proc/{process}/fd/{descriptor}"
     try:
-        opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        # In another container this may be a pipe or a terminal of a stranger, which is not to be opened.
+        if not os.readlink(place).startswith("/memfd:"):
+            return None
+        opened = os.open(place, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        if os.pread(opened, 16, ring.HEAD - 16) != token:
+        if os.fstat(opened).st_size != nbytes or os.pread(opened, 16, ring.HEAD - 16) != token:
             return None
         return np.frombuffer(mmap.mmap(opened, nbytes), np.uint8)
     finally:
