@@ -106,7 +106,7 @@ def in_the_middle(path, act, after=2):
 def test_workers_that_come_and_go(tmp_path, new_cluster, net, data, strategy, what):
     """kill -9 of a worker, a restart of all, one more: the run goes on by itself and ends as if nothing had been."""
     x, y = data
-    client = new_cluster(2)
+    client = new_cluster(workers=2)
     for name in ("one", "many"):
         sdnn.save(net, tmp_path / f"{name}.zarr", partition=random_partition(net, 4))
     options = {**OPTIONS, "epochs": 12}
@@ -127,7 +127,7 @@ def test_workers_that_come_and_go(tmp_path, new_cluster, net, data, strategy, wh
 def test_it_ends_where_workers_keep_dying(tmp_path, new_cluster, net, data, monkeypatch):
     x, y = data
     monkeypatch.setattr(distribution, "ATTEMPTS", 2)
-    client = new_cluster(2)
+    client = new_cluster(workers=2)
     store = sdnn.save(net, tmp_path / "net.zarr")
     ended = []
 
@@ -223,7 +223,7 @@ def test_messages_arrive_whole_and_in_order(cluster, shared):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_messages_among_four(new_cluster, shared):
-    client = new_cluster(4)
+    client = new_cluster(workers=4)
     _, futures = ranks(client, talk, shared, 4, count=4)
     assert client.gather(futures) == [3 * shared] * 4
 
@@ -245,7 +245,7 @@ def wait_for_ever(run, rank, addresses, shared):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_rank_that_dies_ends_the_others_soon(new_cluster, shared):
-    client = new_cluster(2)
+    client = new_cluster(workers=2)
     _, futures = ranks(client, wait_for_ever, shared)
     until(lambda: min(client.run(lambda: len(mailbox.boxes)).values()) > 0)
     time.sleep(0.5)

@@ -208,10 +208,8 @@ class _Run:
 
     def _passing(self, samples: int) -> Measured:
         """So many samples as a worker holds them, where they do not stay where they are until they are read."""
-        if self.source.sent:
-            nbytes = int(self.dataset.block_bytes(samples))
-        else:
-            nbytes = samples * int(self.dataset.row_bytes)
+        sent = self.source.sent
+        nbytes = int(self.dataset.block_bytes(samples)) if sent else samples * int(self.dataset.row_bytes)
         return Measured(samples, int(self.dataset.features), max(1, samples), nbytes)
 
     def _batch(self, job: Job, cluster: Cluster, share: Plan) -> int:

@@ -80,7 +80,7 @@ class Parts:
         room = self._budget - weights - READING - SLACK
         groups = cluster.workers // owners
         batch = asked or max(1, min(room // (DEPTH * sample), -(-samples // (BATCHES * groups))))
-        whole = max(unit, self._tile)
+        whole = unit if asked else max(unit, self._tile)
         batch = max(unit, batch // whole * whole or batch // unit * unit)
         plan, loads = self._plan.coarsen(made.job.to), self._loads(owners)
         return PartsSplit(
