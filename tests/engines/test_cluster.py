@@ -211,7 +211,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, cluster, stored, monkeypatch):
 
 
 def test_the_plan_of_a_cluster(cluster, stored):
-    store, x = stored
+    store, _ = stored
     plan = sdnn.plan(store, 1000, client=cluster)
     assert (plan.cluster.workers, plan.cluster.threads, plan.cluster.hosts) == (2, 1, 1)
     assert plan.budget == int(0.6 * (1 << 30))
