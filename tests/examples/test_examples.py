@@ -28,6 +28,10 @@ def test_plain_dask():
     assert "agree" in run("plain_dask.py")
 
 
+def test_plain_backprop():
+    assert "agree" in run("plain_backprop.py")
+
+
 def test_graphchallenge():
     images = SHARED / "mnist" / "train-images-idx3-ubyte.gz"
     if not images.is_file():
