@@ -187,7 +187,7 @@ def plan_for(
     sizes = sizes_of(store)
     prepare(store, listener)
     rows = max(1, min(int(dataset.block), BLOCK_BYTES // (store.widths[0] * store.dtype.itemsize)))
-    reserved = host.resident()
+    reserved = host.resident() - session.nbytes()
     budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())
     return plan_inference(
         sizes,

@@ -103,6 +103,12 @@ def keep(session: Session) -> None:
             _timer = _start_timer(IDLE)
 
 
+def nbytes() -> int:
+    """Bytes of the weights that are held: a run that they do not serve drops them before it takes memory of its own."""
+    with _lock:
+        return _held.weights.nbytes if _held is not None else 0
+
+
 def release() -> None:
     """Drop what this process keeps; a run that goes on is not disturbed."""
     global _held

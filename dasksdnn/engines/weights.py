@@ -47,6 +47,12 @@ class Weights:
             self._make_room(index)
             self._start(index)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is in memory."""
+        loaded = [f.result().chain for f in self._held.values() if f.done() and f.exception() is None]
+        return sum(c.data.nbytes + c.indices.nbytes + c.indptr.nbytes + c.bias.nbytes for c in loaded)
+
     def slab_of(self, layer: int) -> int:
         """Number of the slab that holds a layer."""
         return next(i for i, (first, last) in enumerate(self.settings.slabs) if first <= layer < last)

@@ -199,7 +199,6 @@ def plan_batch(job: Job, dataset: Any) -> Plan:
     """
     here = session.scheduler()
     store = opened(job.path, job.digest)
-    session.release()  # what it holds would count as held by others
     threads = job.threads if job.threads is not None else here.threads
     with _Outputs(job, Batch(0, dataset.samples), (0, store.widths[-1]), store.dtype) as outputs:
         sink = outputs.sink() if job.out is not None else CategorySink()

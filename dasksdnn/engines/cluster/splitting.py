@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from dasksdnn import config
-from dasksdnn.engines.cluster import stages
 from dasksdnn.engines.cluster.parts import Recipe, recipe, submit
 from dasksdnn.engines.cluster.samples import Done, Job, Region, Source, running, span_of, stop_run
 from dasksdnn.engines.cluster.stages import Found
@@ -118,8 +117,7 @@ class Parts:
         self._client.run(stop_run, self._job.run, on_error="ignore")
 
     def close(self) -> None:
-        """Let workers give back what they hold."""
-        self._client.run(stages.release, on_error="ignore")
+        """Workers keep their parts for the next run, a while."""
 
     # -- how
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Lock, Timer
 from time import monotonic
 from typing import Any
 
@@ -20,6 +20,7 @@ from dasksdnn.engines.cluster.slices import Lent
 from dasksdnn.engines.feeder import Feeder
 from dasksdnn.engines.inference import prepare
 from dasksdnn.engines.local import DEAD_SHARE
+from dasksdnn.engines.session import IDLE
 from dasksdnn.engines.shares import Share, share_of
 from dasksdnn.engines.tiles import POOL, Tiles, advance, alive, compact, empty_tiles, put, take
 from dasksdnn.engines.weights import Weights
@@ -94,17 +95,38 @@ class Holding:
 
 _holdings: dict[tuple[Job, int], Holding] = {}
 _opening = Lock()
+_timer: Timer | None = None
 
 
 def holding(job: Job, owner: int) -> Holding:
     """What this process holds for an owner; of other jobs nothing is kept."""
     with _opening:
         found = _holdings.get((job, owner))
+        _drop_when_idle()
         if found is None:
             for key in [key for key in _holdings if key[0] != job]:
                 _holdings.pop(key).close()
             found = _holdings[job, owner] = Holding(job, owner)
         return found
+
+
+def _drop_when_idle() -> None:
+    """See to it that a minute after the last task nothing is held any more."""
+    global _timer
+    if _timer is None:
+        _timer = Timer(IDLE, _look)
+        _timer.daemon = True
+        _timer.start()
+
+
+def _look() -> None:
+    global _timer
+    with _opening:
+        _timer = None
+        if not all(monotonic() - held.used > IDLE for held in _holdings.values()):
+            _drop_when_idle()
+            return
+    release()
 
 
 def release() -> None:
