@@ -124,8 +124,17 @@ def empty_tiles(rows: int, own: int, samples: int, tile: int, dtype: np.dtype[np
     return Tiles(buffer.panels(count, rows, tile, dtype), samples, own, buffer)
 
 
-def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles:
-    """Take complete tiles through layers `first` to `last` of a slab.
+#: Slices that complete an input, and such as are taken of a result: see `advance`.
+Received = Sequence[tuple[Array, int, int]]
+Given = Sequence[tuple[Array, Array]]
+
+
+def advance(
+    tiles: Tiles, slab: Slab, first: int, last: int, room: int, received: Received = (), given: Given = ()
+) -> Tiles:
+    """Complete tiles, and take them through layers `first` to `last` of a slab.
+
+    All is done tile by tile, so that what arrives and what is given is in the cache when the kernels need it, or have it.
 
     Parameters
     ----------
@@ -135,6 +144,10 @@ def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles
         0-based in the network, `last` not included.
     room : int
         Rows that the result needs for what the owner will receive.
+    received : sequence of (slice, first, rows)
+        Slices, and which rows of the input they fill.
+    given : sequence of (rows, slice)
+        Rows of the result that slices, which are written, take.
     """
     chain, a, b = slab.chain, first - slab.first, last - slab.first
     own = chain.block(b - 1).rows
@@ -142,11 +155,17 @@ def advance(tiles: Tiles, slab: Slab, first: int, last: int, room: int) -> Tiles
     widest = max(chain.widths[a : b + 1]) if b - a > 1 else 0
     buffer = POOL.take(2 * widest * tiles.tile * chain.data.itemsize)
     work = buffer.panels(2, widest, tiles.tile, chain.data.dtype)
-    for (x, count), y in zip(tiles.each(), out.panels, strict=True):
+    coming = [(_pieces(message, rows, tiles.samples, tiles.tile), at) for message, at, rows in received]
+    going = [(rows, _pieces(message, int(rows.size), tiles.samples, tiles.tile)) for rows, message in given]
+    for t, ((x, count), y) in enumerate(zip(tiles.each(), out.panels, strict=True)):
+        for pieces, at in coming:
+            unpack(pieces[t], x, at)
         if b - a > 1:
             run_chain(chain, a, a + 1, x, work[0], count)
             x, _ = run_chain(chain, a + 1, b - 1, work[0], work[1], count)
         run_chain(chain, b - 1, b, x, y, count)
+        for rows, pieces in going:
+            pack(y, rows, pieces[t])
     return out
 
 
@@ -177,12 +196,6 @@ def take(tiles: Tiles, columns: Array, rows: Array, out: Array) -> None:
         return
     for source, cut, target, at in _moves(tiles, columns, pieces):
         pack_columns(source, rows, cut, target, at)
-
-
-def put(tiles: Tiles, message: Array, first: int, rows: int) -> None:
-    """Fill rows `first` and following of tiles with a slice."""
-    for panel, piece in zip(tiles.panels, _pieces(message, rows, tiles.samples, tiles.tile), strict=True):
-        unpack(piece, panel, first)
 
 
 def alive(tiles: Tiles) -> Array:

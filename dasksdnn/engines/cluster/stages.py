@@ -22,7 +22,7 @@ from dasksdnn.engines.inference import prepare
 from dasksdnn.engines.local import DEAD_SHARE
 from dasksdnn.engines.session import IDLE
 from dasksdnn.engines.shares import Share, share_of
-from dasksdnn.engines.tiles import POOL, Tiles, advance, alive, compact, empty_tiles, put, take
+from dasksdnn.engines.tiles import POOL, Received, Tiles, advance, alive, compact, empty_tiles, take
 from dasksdnn.engines.weights import Weights
 from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.network import Array
@@ -70,19 +70,31 @@ class Holding:
         self._lock = Lock()
         self.used = monotonic()
 
-    def advance(self, tiles: Tiles, first: int, last: int) -> Tiles:
-        """Through layers `first` to `last`, slab by slab."""
-        with self._lock:  # one task reads weights at a time; where all stay, the others wait for nothing but that
-            slabs = [(a, b) for a, b in self._settings.slabs if a < last and b > first]
+    def advance(self, tiles: Tiles, first: int, last: int, received: Received = (), lend: bool = False) -> Tiles | Sent:
+        """Through layers `first` to `last`, slab by slab; what the others need of the result is lent where that is asked."""
+        slabs = [(a, b) for a, b in self._settings.slabs if a < last and b > first]
+        pieces: dict[int, Any] = {}
+        given: list[tuple[Array, Array]] = []
+        for to, rows in self.share.crossings[last].sends if lend else ():
+            pieces[to] = lent = _lent(rows.size * tiles.samples, tiles.panels.dtype)
+            given.append((rows, lent.values if isinstance(lent, Lent) else lent))
         for a, b in slabs:
             end = min(b, last)
-            with self._lock:
+            with self._lock:  # one task reads weights at a time; where all stay, the others wait for nothing but that
                 slab = self._weights.slab(max(a, first))
                 if b < len(self.store):
                     self._weights.prefetch(b)
-            tiles = advance(tiles, slab, max(a, first), end, self._room(end))
+            tiles = advance(
+                tiles,
+                slab,
+                max(a, first),
+                end,
+                self._room(end),
+                received if a <= first else (),
+                given if end == last else (),
+            )
         self.used = monotonic()
-        return tiles
+        return Sent(tiles, pieces) if lend else tiles
 
     def _room(self, k: int) -> int:
         return int(self.share.crossings[k].received.size) if k < len(self.store) else 0
@@ -204,23 +216,12 @@ def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | S
     panels = iter(tiles.panels)
     while (some := feeder.next()) is not None:
         feeder.fill(some, next(panels))
-    return _ahead(held, tiles, 0, last, lend)
+    return held.advance(tiles, 0, last, lend=lend)
 
 
-def _ahead(held: Holding, tiles: Tiles, first: int, last: int, lend: bool) -> Tiles | Sent:
-    tiles = held.advance(tiles, first, last)
-    if not lend:
-        return tiles
-    columns = np.arange(tiles.samples)
-    return Sent(tiles, {to: _lent(tiles, columns, rows) for to, rows in held.share.crossings[last].sends})
-
-
-def _lent(tiles: Tiles, columns: Array, rows: Array) -> Any:
-    if not rows.size * columns.size:
-        return np.empty(0, tiles.panels.dtype)
-    lent = Lent(rows.size * columns.size, tiles.panels.dtype)
-    take(tiles, columns, rows, lent.values)
-    return lent
+def _lent(size: int, dtype: np.dtype[Any]) -> Any:
+    """Room for a slice where others can read it."""
+    return Lent(size, dtype) if size else np.empty(0, dtype)
 
 
 def _tiles(result: Tiles | Sent) -> Tiles:
@@ -245,9 +246,9 @@ def onward(
     crossing = held.share.crossings[first]
     if fate is not None and fate.columns.size < tiles.samples:
         tiles = compact(tiles, fate.columns, crossing.panel)
-    for (_, low, high), piece in zip(crossing.receives, pieces, strict=True) if pieces else ():
-        put(tiles, _values(piece, owner), low, high - low)
-    return _ahead(held, tiles, first, last, lend)
+    came = zip(crossing.receives, pieces, strict=True) if pieces else ()
+    received = [(_values(piece, owner), low, high - low) for (_, low, high), piece in came]
+    return held.advance(tiles, first, last, received, lend)
 
 
 def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Sent, fate: Fate | None) -> Any:
@@ -255,11 +256,10 @@ def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Sent, fate: Fat
     tiles = _tiles(before)
     rows = dict(holding(job, owner).share.crossings[k].sends)[to]
     columns = np.arange(tiles.samples) if fate is None else fate.columns
-    if job.lending:
-        return _lent(tiles, columns, rows)
-    values: Array = np.empty(rows.size * columns.size, tiles.panels.dtype)
-    take(tiles, columns, rows, values)
-    return values
+    size, dtype = rows.size * columns.size, tiles.panels.dtype
+    made = _lent(size, dtype) if job.lending else np.empty(size, dtype)
+    take(tiles, columns, rows, made.values if isinstance(made, Lent) else made)
+    return made
 
 
 def signs(result: Tiles | Sent) -> Array:
