@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_infer_and_plan_on_a_scheduler(cluster, store3, npy, report, run, tmp_pa
     printed = run("plan", store3, "--samples", 100, *options).out
     assert "samples split" in printed
     assert "2 of 1 thread" in printed
+
+
+def test_train_with_workers_of_its_own(store3, npy, report, run, tmp_path):
+    np.save(tmp_path / "y.npy", np.arange(40) % 64)
+    given = ["--data", npy, "--labels", tmp_path / "y.npy", "--epochs", 2, "--batch-size", 8]
+    one = Path(shutil.copytree(store3, tmp_path / "one.zarr"))
+    right = report("train", one, *given)
+    options = ["--engine", "dask", "--workers", 2, "--memory", "600MiB", "--strategy", "parts"]
+    found = report("train", store3, *given, *options)
+    assert "parts split over 2 ranks" in found["plan"]["strategy"]
+    for a, b in zip(found["epochs"], right["epochs"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert 1 << 26 < found["peak_rss_bytes"] <= 600 << 20
+    assert "strategy" in run("train", store3, *given, "--strategy", "parts", status=2).err
 
 
 def test_what_is_refused(store, npy, run):
