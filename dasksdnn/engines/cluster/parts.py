@@ -23,7 +23,19 @@ from uuid import uuid4
 import dask
 import numpy as np
 
-from dasksdnn.engines.cluster.stages import Found, Job, begin, bury, deliver, found, last_signs, onward, piece, signs
+from dasksdnn.engines.cluster.stages import (
+    Found,
+    Job,
+    begin,
+    bury,
+    deliver,
+    found,
+    last_signs,
+    onward,
+    piece,
+    pieces_of,
+    signs,
+)
 from dasksdnn.engines.fates import stays_zero
 from dasksdnn.engines.local import layers_that_map_zero_to_zero
 from dasksdnn.engines.weights import rungs
@@ -67,7 +79,7 @@ class Recipe:
     @property
     def tasks(self) -> int:
         """Tasks of a batch, about."""
-        pieces = sum(len(pairs) for k, pairs in self.messages.items() if not self.lends(k))
+        pieces = sum(self.owners if self.lends(k) else len(pairs) for k, pairs in self.messages.items())
         return len(self.cuts) * self.owners + pieces + len(self.deaths) * (self.owners + 1) + self.owners + 2
 
 
@@ -136,8 +148,9 @@ class _Graph:
                 gone = fate = self._add(0, "bury", (k,), bury, fate, self._samples, edges, made.deaths[k], *bits)
                 reached = k
             pieces: dict[int, list[Any]] = {p: [] for p in owners}
+            lent = [self._add(p, "lent", (k, p), pieces_of, tiles[p]) for p in owners] if lend else []
             for q, p in made.messages.get(k, ()):
-                taken = tiles[q] if lend else self._add(q, "piece", (k, q, p), piece, job, q, p, k, tiles[q], gone)
+                taken = lent[q] if lend else self._add(q, "piece", (k, q, p), piece, job, q, p, k, tiles[q], gone)
                 pieces[p].append(taken)
             lend = made.lends(last)
             tiles = [

@@ -2,9 +2,11 @@
 
     worker q   Lent --a place in an unnamed memory file-->      pickled: which file, and where      mapped -->  worker p
 
-Files have no name, so whatever ends the workers leaves nothing of them. A file is used again when nobody knows of its slice
-any more, which the scheduler sees to: a result is kept until all that need it are done. Those who borrow keep files mapped, so
-that neither side waits for the system to give it pages.
+    file:   token | turn | users | ... values ...
+
+Files have no name, so whatever ends the workers leaves nothing of them. A file is used again, for another turn, when its slice
+is not known here any more and nobody uses it: the scheduler may forget the lender's copy while a borrower has its own, so
+borrowers count themselves in. Those who borrow keep files mapped, so that neither side waits for the system to give it pages.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn.errors import StoreError
+from dasksdnn.errors import ClusterError
+from dasksdnn.kernels.ring import count
 from dasksdnn.network import Array
 
 #: Files of other processes that stay mapped, and free ones of this one.
 _MAPPED, _FREE = 64, 16
-_TOKEN = 64
+#: Bytes before the values; where among them, as int64, the turn and the users are counted.
+_HEAD, _TURN, _USERS = 64, 4, 5
+
+
+class SliceLostError(ClusterError):
+    """A slice is not where it should be: its batch has to be run again."""
 
 
 class _File:
@@ -32,13 +40,20 @@ class _File:
         self.token = os.urandom(16)
         self.descriptor = os.memfd_create("dasksdnn-slice", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(self.descriptor, _TOKEN + nbytes)
+            os.ftruncate(self.descriptor, _HEAD + nbytes)
             os.pwrite(self.descriptor, self.token, 0)
-            mapped = mmap.mmap(self.descriptor, _TOKEN + nbytes)
+            mapped: Array = np.frombuffer(mmap.mmap(self.descriptor, _HEAD + nbytes), np.uint8)
         except BaseException:
             os.close(self.descriptor)
             raise
-        self.content: Array = np.frombuffer(mapped, np.uint8)[_TOKEN:]
+        self.counts: Array = mapped[:_HEAD].view(np.int64)
+        self.content: Array = mapped[_HEAD:]
+
+    def next_turn(self) -> bool:
+        """Begin another turn; False where somebody still uses the last one."""
+        # The turn first: who comes between these lines sees that it is not theirs, or is seen here.
+        count(self.counts, _TURN, 1)
+        return int(count(self.counts, _USERS, 0)) == 0
 
     def __del__(self) -> None:
         if getattr(self, "descriptor", -1) >= 0:
@@ -52,10 +67,10 @@ _lock = Lock()
 def _take(nbytes: int) -> _File:
     with _lock:
         fitting = [f for f in _free if nbytes <= f.content.size <= 2 * nbytes]
-        if fitting:
-            chosen = min(fitting, key=lambda f: int(f.content.size))
-            _free.remove(chosen)
-            return chosen
+        for chosen in sorted(fitting, key=lambda f: int(f.content.size)):
+            if chosen.next_turn():
+                _free.remove(chosen)
+                return chosen
     return _File(nbytes)
 
 
@@ -77,6 +92,7 @@ class Lent:
 
     def __init__(self, size: int, dtype: np.dtype[Any]) -> None:
         self._file = _take(size * dtype.itemsize)
+        self._turn = int(self._file.counts[_TURN])
         self.values: Array = self._file.content[: size * dtype.itemsize].view(dtype)
 
     def __sizeof__(self) -> int:
@@ -92,19 +108,46 @@ class Lent:
     def __reduce__(self) -> Any:
         file = self._file
         where = (os.getpid(), file.descriptor, file.token, int(file.content.size))
-        return borrow, (*where, self.values.dtype.str, int(self.values.size))
+        return borrow, (*where, self._turn, self.values.dtype.str, int(self.values.size))
+
+
+class Borrowed:
+    """A slice of another process, which keeps its file as it is while this object lives.
+
+    Attributes
+    ----------
+    values : array
+        Not to be written.
+    """
+
+    def __init__(self, mapped: Array, turn: int, dtype: np.dtype[Any], size: int) -> None:
+        self._counts: Array = mapped[:_HEAD].view(np.int64)
+        count(self._counts, _USERS, 1)
+        if int(count(self._counts, _TURN, 0)) != turn:
+            raise SliceLostError("a slice in another worker's memory is not there any more")
+        self.values: Array = mapped[_HEAD : _HEAD + size * dtype.itemsize].view(dtype)
+
+    def __sizeof__(self) -> int:
+        return 200
+
+    def __del__(self) -> None:
+        if hasattr(self, "_counts"):
+            count(self._counts, _USERS, -1)
+
+    def __reduce__(self) -> Any:
+        return np.asarray, (self.values,)
 
 
 _mapped: OrderedDict[bytes, Array] = OrderedDict()
 
 
-def borrow(process: int, descriptor: int, token: bytes, nbytes: int, dtype: str, size: int) -> Array:
-    """Map a slice of another process; not to be written.
+def borrow(process: int, descriptor: int, token: bytes, nbytes: int, turn: int, dtype: str, size: int) -> Borrowed:
+    """Map a slice of another process.
 
     Raises
     ------
-    StoreError
-        It cannot be read from here: the processes do not share a host, or the lender has gone.
+    SliceLostError
+        It cannot be read from here: the processes do not share a host, or the lender has gone, or has forgotten it.
     """
     with _lock:
         content = _mapped.get(token)
@@ -114,21 +157,19 @@ def borrow(process: int, descriptor: int, token: bytes, nbytes: int, dtype: str,
                 _mapped.popitem(last=False)
         else:
             _mapped.move_to_end(token)
-    kind = np.dtype(dtype)
-    return content[: size * kind.itemsize].view(kind)
+    return Borrowed(content, turn, np.dtype(dtype), size)
 
 
 def _map(process: int, descriptor: int, token: bytes, nbytes: int) -> Array:
     path = f"/proc/{process}/fd/{descriptor}"
     try:
-        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        opened = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreError(f"a slice in another worker's memory cannot be read ({path}: {error.strerror})") from error
+        raise SliceLostError(f"a slice in another worker's memory cannot be read ({path}: {error.strerror})") from error
     try:
         if os.pread(opened, len(token), 0) != token:
-            raise StoreError(f"a slice in another worker's memory cannot be read: {path} is something else")
-        mapped = mmap.mmap(opened, _TOKEN + nbytes, prot=mmap.PROT_READ)
+            raise SliceLostError(f"a slice in another worker's memory cannot be read: {path} is something else")
+        mapped: Array = np.frombuffer(mmap.mmap(opened, _HEAD + nbytes), np.uint8)
     finally:
         os.close(opened)
-    content: Array = np.frombuffer(mapped, np.uint8)[_TOKEN:]
-    return content
+    return mapped

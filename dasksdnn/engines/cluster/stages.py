@@ -16,7 +16,7 @@ import numpy as np
 from dasksdnn import host
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines.cluster import slices
-from dasksdnn.engines.cluster.slices import Lent
+from dasksdnn.engines.cluster.slices import Borrowed, Lent
 from dasksdnn.engines.feeder import Feeder
 from dasksdnn.engines.inference import prepare
 from dasksdnn.engines.local import DEAD_SHARE
@@ -24,6 +24,7 @@ from dasksdnn.engines.session import IDLE
 from dasksdnn.engines.shares import Share, share_of
 from dasksdnn.engines.tiles import POOL, Received, Tiles, advance, alive, compact, empty_tiles, take
 from dasksdnn.engines.weights import Weights
+from dasksdnn.kernels import ring
 from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
@@ -64,13 +65,15 @@ class Holding:
         self.store: Store = reopen(job.path, job.digest)
         self.share: Share = share_of(self.store, job.to, owner)
         prepare(self.store)
-        warm_up(row_kernels.warm_up_calls(self.store.dtype))
+        warm_up([*row_kernels.warm_up_calls(self.store.dtype), *ring.warm_up_calls()])
         self._weights = Weights(self.store, job.settings, self.share)
         self._settings = job.settings
         self._lock = Lock()
         self.used = monotonic()
 
-    def advance(self, tiles: Tiles, first: int, last: int, received: Received = (), lend: bool = False) -> Tiles | Sent:
+    def advance(
+        self, tiles: Tiles, first: int, last: int, received: Received = (), lend: bool = False
+    ) -> Tiles | Ahead:
         """Through layers `first` to `last`, slab by slab; what the others need of the result is lent where that is asked."""
         slabs = [(a, b) for a, b in self._settings.slabs if a < last and b > first]
         pieces: dict[int, Any] = {}
@@ -94,7 +97,7 @@ class Holding:
                 given if end == last else (),
             )
         self.used = monotonic()
-        return Sent(tiles, pieces) if lend else tiles
+        return Ahead(tiles, pieces) if lend else tiles
 
     def _room(self, k: int) -> int:
         return int(self.share.crossings[k].received.size) if k < len(self.store) else 0
@@ -150,17 +153,15 @@ def release() -> None:
     slices.release()
 
 
-class Sent:
-    """Tiles, and what other owners of the same host need of them: only that, and only where it is, goes to another process."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Ahead:
+    """Tiles, and the slices that other owners of the same host need of them."""
 
-    def __init__(self, tiles: Tiles, pieces: dict[int, Any]) -> None:
-        self.tiles, self.pieces = tiles, pieces
+    tiles: Tiles
+    pieces: dict[int, Any]
 
     def __sizeof__(self) -> int:
         return self.tiles.__sizeof__()
-
-    def __reduce__(self) -> Any:
-        return dict, (self.pieces,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +195,7 @@ class Fate:
         return np.where(self.follows[at] == -2, position[at], -1)
 
 
-def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | Sent:
+def begin(job: Job, owner: int, source: Any, last: int, lend: bool) -> Tiles | Ahead:
     """Read a batch, and take it through the layers before the first exchange.
 
     Parameters
@@ -224,23 +225,26 @@ def _lent(size: int, dtype: np.dtype[Any]) -> Any:
     return Lent(size, dtype) if size else np.empty(0, dtype)
 
 
-def _tiles(result: Tiles | Sent) -> Tiles:
-    return result.tiles if isinstance(result, Sent) else result
+def _tiles(result: Tiles | Ahead) -> Tiles:
+    return result.tiles if isinstance(result, Ahead) else result
 
 
 def _values(piece: Any, owner: int) -> Array:
     """What a slice holds for an owner, however it came."""
-    if isinstance(piece, Sent):  # of an owner in this process
-        piece = piece.pieces
     if isinstance(piece, dict):
         piece = piece[owner]
-    values: Array = piece.values if isinstance(piece, Lent) else piece
+    values: Array = piece.values if isinstance(piece, Lent | Borrowed) else piece
     return values
 
 
+def pieces_of(result: Ahead) -> dict[int, Any]:
+    """What an owner lends, by who needs it: a result of its own, as copies of the tiles are never to be anywhere else."""
+    return result.pieces
+
+
 def onward(
-    job: Job, owner: int, before: Tiles | Sent, fate: Fate | None, first: int, last: int, lend: bool, *pieces: Any
-) -> Tiles | Sent:
+    job: Job, owner: int, before: Tiles | Ahead, fate: Fate | None, first: int, last: int, lend: bool, *pieces: Any
+) -> Tiles | Ahead:
     """Complete a layer's input with the slices of other owners, in their order, and take it to the next exchange."""
     held, tiles = holding(job, owner), _tiles(before)
     crossing = held.share.crossings[first]
@@ -251,7 +255,7 @@ def onward(
     return held.advance(tiles, first, last, received, lend)
 
 
-def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Sent, fate: Fate | None) -> Any:
+def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Ahead, fate: Fate | None) -> Any:
     """What owner `to` needs of this one's outputs before layer `k`."""
     tiles = _tiles(before)
     rows = dict(holding(job, owner).share.crossings[k].sends)[to]
@@ -262,12 +266,12 @@ def piece(job: Job, owner: int, to: int, k: int, before: Tiles | Sent, fate: Fat
     return made
 
 
-def signs(result: Tiles | Sent) -> Array:
+def signs(result: Tiles | Ahead) -> Array:
     """Which samples an owner sees alive, as bits."""
     return alive(_tiles(result))
 
 
-def last_signs(result: Tiles | Sent) -> tuple[Array, int]:
+def last_signs(result: Tiles | Ahead) -> tuple[Array, int]:
     """The same of the outputs, and the most memory that the owner's process has held, in bytes."""
     return signs(result), host.peak_resident()
 
