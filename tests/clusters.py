@@ -36,6 +36,15 @@ def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=Tr
         yield client
 
 
+@pytest.fixture(autouse=True)
+def _tests_are_not_on_workers(request):
+    """Functions of a test's module go to workers as they are: workers cannot import it."""
+    if {"cluster", "new_cluster"} & set(request.fixturenames):
+        import cloudpickle
+
+        cloudpickle.register_pickle_by_value(request.module)
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """A client of two worker processes of one thread each, shared by all tests that leave its workers as they are."""
