@@ -37,7 +37,7 @@ def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=Tr
 
 
 @pytest.fixture(autouse=True)
-def _tests_are_not_on_workers(request):
+def by_value(request):
     """Functions of a test's module go to workers as they are: workers cannot import it."""
     if {"cluster", "new_cluster"} & set(request.fixturenames):
         import cloudpickle

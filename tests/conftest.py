@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clusters import cluster, new_cluster  # noqa: F401 - fixtures
+from clusters import by_value, cluster, new_cluster  # noqa: F401 - fixtures
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
