@@ -123,6 +123,7 @@ def test_workers_that_come_and_go(tmp_path, new_cluster, net, data, strategy, wh
     check(tmp_path / "many.zarr", found, tmp_path / "one.zarr", right)
 
 
+@pytest.mark.slow
 def test_it_ends_where_workers_keep_dying(tmp_path, new_cluster, net, data, monkeypatch):
     x, y = data
     monkeypatch.setattr(distribution, "ATTEMPTS", 2)
