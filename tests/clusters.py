@@ -45,9 +45,11 @@ def by_value(request):
         cloudpickle.register_pickle_by_value(request.module)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A client of two worker processes of one thread each, shared by all tests that leave its workers as they are."""
+    """A client of two worker processes of one thread each, shared by the tests of a module that leave its workers as they are.
+
+    Not longer: its scheduler takes memory in this process, which other tests measure."""
     with running_cluster(tmp_path_factory.mktemp("cluster")) as client:
         yield client
 
