@@ -183,7 +183,8 @@ def test_a_worker_loads_weights_once_and_runs_a_batch_with_all_its_threads(tmp_p
     store, _ = stored
     x = random_input(1, 400, store.widths[0])
     np.save(tmp_path / "x.npy", x)
-    client = new_cluster(workers=1, threads=2, processes=processes)
+    # A worker of this process counts as its own all that the tests before have left here.
+    client = new_cluster(workers=1, threads=2, processes=processes, memory="1GiB" if processes else "6GiB")
     out = np.empty((400, store.widths[-1]), np.float32)
     result = sdnn.infer(store, tmp_path / "x.npy", out=out, client=client, batch=20)
     assert result.plan.cluster.threads == result.plan.settings.threads == 2
