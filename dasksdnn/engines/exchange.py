@@ -16,6 +16,7 @@ import numpy as np
 
 from dasksdnn.engines.shares import Share
 from dasksdnn.engines.transport import Transport, gather
+from dasksdnn.kernels.routes import COUNTED, EVENT, WORDS, Routes
 from dasksdnn.kernels.rows import add_up, pack, unpack
 from dasksdnn.network import Array
 
@@ -72,21 +73,28 @@ class Exchange:
     ----------
     grid : Grid
     share : Share
-    samples : int
-        At most so many at once.
+    tile, tiles : int
+        Samples of a tile, and at most so many tiles at once.
     dtype : numpy dtype
+
+    Attributes
+    ----------
+    routes : Routes or None
+        With which compiled code makes the same exchanges itself, where the transport lets it.
     """
 
-    def __init__(self, grid: Grid, share: Share, samples: int, dtype: np.dtype[np.generic]) -> None:
+    def __init__(self, grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.generic]) -> None:
         self._grid, self._crossings = grid, share.crossings
-        self.words = 0
-        most = max(max(c.words, c.received.size) for c in share.crossings) * samples
+        self._words = 0
+        self.routes = _routes(grid, share, tile, tiles, dtype)
+        most = 0 if self.routes is not None else _most(share) * tile * tiles
         self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
 
-    @staticmethod
-    def nbytes(share: Share, samples: int, itemsize: int) -> int:
-        """Bytes of the buffers."""
-        return 2 * max(max(c.words, c.received.size) for c in share.crossings) * samples * itemsize
+    @property
+    def words(self) -> int:
+        """Values sent so far."""
+        counted = 0 if self.routes is None else int(self.routes.tally[:, :, WORDS].sum())
+        return self._words + counted
 
     def expand(self, panels: Panels, k: int) -> None:
         """Complete input panels of layer `k` (0-based), whose own rows are there."""
@@ -117,8 +125,61 @@ class Exchange:
                 add_up(part, panel, rows)
 
     def _move(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]]) -> None:
-        self.words += sum(message.size for _, message in sends)
-        _exchange(self._grid.transport, self._grid.other_owner, sends, receives)
+        self._words += sum(message.size for _, message in sends)
+        exchange_between(self._grid, sends, receives)
+
+
+def _most(share: Share) -> int:
+    """Values of a sample that an owner sends, or receives, before one layer, at most."""
+    return max(max(c.words, int(c.received.size)) for c in share.crossings)
+
+
+def _routes(grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.generic]) -> Routes | None:
+    """The share's exchanges as compiled code takes them; None where it cannot send, or nobody exchanges anything."""
+    wire = grid.transport.wire
+    if wire is None or not share.meets:
+        return None
+    sends: list[tuple[int, int, int]] = []
+    receives: list[tuple[int, int, int]] = []
+    sends_at, receives_at, rows = [0], [0], [np.empty(0, np.int64)]
+    filled = 0
+    for crossing in share.crossings:
+        for to, some in crossing.sends:
+            sends.append((grid.other_owner(to), filled, filled + int(some.size)))
+            rows.append(some.astype(np.int64))
+            filled += int(some.size)
+        receives += [(grid.other_owner(sender), first, last) for sender, first, last in crossing.receives]
+        sends_at.append(len(sends))
+        receives_at.append(len(receives))
+    requests = max(len(c.sends) + len(c.receives) for c in share.crossings)
+    layers, most = len(share.crossings), _most(share) * tile
+    meets: Array = np.zeros(layers + 1, np.bool_)
+    meets[list(share.meets)] = True
+    return Routes(
+        handles=np.array([wire.communicator, wire.datatypes[dtype.name], wire.request], np.int64),
+        meets=meets,
+        sends=np.array(sends, np.int64).reshape(-1, 3),
+        receives=np.array(receives, np.int64).reshape(-1, 3),
+        sends_at=np.array([*sends_at, sends_at[-1]], np.int64),
+        receives_at=np.array([*receives_at, receives_at[-1]], np.int64),
+        rows=np.concatenate(rows),
+        out=np.empty((tiles, most), dtype),
+        into=np.empty((tiles, most), dtype),
+        requests=np.zeros((tiles, requests * wire.request), np.uint8),
+        statuses=np.zeros((tiles, requests * wire.status), np.uint8),
+        open=np.zeros(tiles, np.int64),
+        tally=np.zeros((2, layers + 1, COUNTED), np.int64),
+        events=np.zeros((wire.events, EVENT), np.int64),
+        noted=np.zeros(1, np.int64),
+        clock=np.zeros(2, np.int64),
+    )
+
+
+def exchange_between(
+    grid: Grid, sends: Iterable[tuple[int, Array]], receives: Iterable[tuple[int, Array]]
+) -> None:
+    """Exchange arrays with other owners of the same replica; what is empty is not sent."""
+    _exchange(grid.transport, grid.other_owner, sends, receives)
 
 
 def _exchange(
@@ -185,7 +246,7 @@ class Outputs:
         mine = np.ascontiguousarray(y)
         others = [owner for owner in range(self._grid.owners) if owner != self._grid.owner]
         theirs = [(owner, self._y[self._ends[owner] : self._ends[owner + 1]]) for owner in others]
-        _exchange(self._grid.transport, self._grid.other_owner, [(owner, mine) for owner in others], theirs)
+        exchange_between(self._grid, [(owner, mine) for owner in others], theirs)
         return self._y
 
     def delta(self) -> Array:

@@ -1,11 +1,12 @@
-"""The local engine: one machine, threads, the weights in memory or streamed, the samples in panels that merge.
+"""The stream of panels through layers, with weights in memory or streamed: the local engine, and what every owner among others does.
 
     dataset --fill--> panels --segment 0--> survivors wait --segment 1--> survivors wait --> ... --> sink
                                (layers 1)                    (layer 2)
 
 Segments are short at first, where most samples die; at the end of each, dead samples leave and what is left of several
 panels is packed together. The deepest segment for which half of the panels wait goes next; otherwise the shallowest
-that has work, so that weights are read, and kernels run, for full panels.
+that has work, so that weights are read, and kernels run, for full panels. Owners that go together choose the same, as
+they know the same.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import numpy as np
 from dasksdnn.engines.fates import Fates, Sink, stays_zero
 from dasksdnn.engines.feeder import Feeder
 from dasksdnn.engines.loading import Slab
+from dasksdnn.engines.passage import Alone, Panel, Passage
 from dasksdnn.engines.weights import Weights, rungs
 from dasksdnn.events import Listener, Progress, ignore
 from dasksdnn.kernels import reference
-from dasksdnn.kernels.chain import run_chain
-from dasksdnn.kernels.panels import alive_columns, move_columns, new_panel
+from dasksdnn.kernels.panels import move_columns
 from dasksdnn.kernels.team import Team
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings
@@ -47,15 +48,6 @@ def computing() -> bool:
     return getattr(_this_thread, "computing", False)
 
 
-@dataclass(slots=True)
-class Panel:
-    """Samples on their way: `buffer` (widest layer, tile) whose first `count` columns are the samples `names`."""
-
-    buffer: Array
-    names: Array
-    count: int
-
-
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run did: edges computed for samples that were alive, and bytes of weights loaded."""
@@ -73,6 +65,7 @@ def run(
     *,
     weights: Weights | None = None,
     stop: Event | None = None,
+    passage: Passage | None = None,
 ) -> RunReport:
     """Stream a dataset through a store.
 
@@ -91,6 +84,8 @@ def run(
         Of the same store and settings, loaded by an earlier run; the caller closes them. By default the run has its own.
     stop : Event, optional
         Ends the run when it is set.
+    passage : Passage, optional
+        How panels get through layers; by default alone. Together with others, with the weights of the owner's share.
 
     Returns
     -------
@@ -103,7 +98,8 @@ def run(
     """
     own = Weights(store, settings) if weights is None else weights
     try:
-        return _Run(store, dataset, sink, settings, own, listener, stop or Event()).go()
+        how = Alone(store, settings) if passage is None else passage
+        return _Run(store, dataset, sink, settings, own, listener, stop or Event(), how).go()
     finally:
         if weights is None:
             own.close()
@@ -150,17 +146,16 @@ class _Run:
         weights: Weights,
         listener: Listener,
         asked: Event,
+        passage: Passage,
     ) -> None:
-        self.store, self.settings, self.weights = store, settings, weights
+        self.store, self.settings, self.weights, self.passage = store, settings, weights, passage
         self.sink = _Counted(sink, dataset.samples, listener)
         if weights.zero_to_zero is None:
             weights.zero_to_zero = layers_that_map_zero_to_zero(store)
         self.fates = Fates(stays_zero(weights.zero_to_zero), self.sink)
         self.feeder = Feeder(dataset, settings, store.dtype)
         self.segments = rungs(settings, len(store))
-        shape = (max(store.widths), settings.tile)
-        self.free = [new_panel(*shape, store.dtype) for _ in range(settings.panels)]
-        self.spare = [new_panel(*shape, store.dtype) for _ in range(settings.workers)]
+        self.free = passage.free
         self.waiting: list[list[Panel]] = [[] for _ in self.segments]
         self.teams: list[Team | None] = [None] * settings.workers
         self.lock, self.stop, self.asked = Lock(), Event(), asked
@@ -212,9 +207,9 @@ class _Run:
         with self.lock:
             if not self.free or (block := self.feeder.next()) is None:
                 return None
-            buffer = self.free.pop()
-        self.feeder.fill(block, buffer)
-        return Panel(buffer, np.arange(block.start, block.stop, dtype=np.int64), block.stop - block.start)
+            place = self.free.pop()
+        self.feeder.fill(block, self.passage.buffers[place])
+        return Panel(place, np.arange(block.start, block.stop, dtype=np.int64), block.stop - block.start)
 
     def _take(self, segment: int) -> Callable[[], Panel | None]:
         queue, self.waiting[segment] = self.waiting[segment], []
@@ -235,25 +230,30 @@ class _Run:
 
     def _through(self, slab: Slab, segment: int, source: Callable[[], Panel | None], thread: int) -> Panel | None:
         packed: Panel | None = None
-        first, end = self.segments[segment]
-        span = (first - slab.first, end - slab.first)
-        edges = slab.chain.nonzeros(*span)
-        while not (self.stop.is_set() or self.asked.is_set()) and (panel := source()) is not None:
-            panel.buffer, self.spare[thread] = run_chain(
-                slab.chain, *span, panel.buffer, self.spare[thread], panel.count, self.teams[thread]
-            )
+        span = first, end = self.segments[segment]
+        edges = slab.chain.nonzeros(first - slab.first, end - slab.first)
+        while not (self.stop.is_set() or self.asked.is_set()) and (group := self._group(source)):
+            self.passage.advance(slab, span, group, thread, self.teams[thread])
             with self.lock:
-                self.edges += edges * panel.count
+                self.edges += edges * sum(panel.count for panel in group)
             if end == len(self.store):
-                self._emit(panel, slab.orders[-1])
-                self._release(panel)
+                for panel in group:
+                    self._emit(*self.passage.outputs(panel, slab.orders[-1]))
+                    self._release(panel)
             else:
-                packed = self._pack(packed, panel, self._bury(panel, end), segment + 1)
+                for panel, live in zip(group, self.passage.alive(group, end), strict=True):
+                    packed = self._pack(packed, panel, self._bury(panel, live, end), segment + 1)
         return packed
 
-    def _bury(self, panel: Panel, k: int) -> Array:
+    def _group(self, source: Callable[[], Panel | None]) -> list[Panel]:
+        """The next panels that go together; none where the source is empty."""
+        group: list[Panel] = []
+        while len(group) < self.passage.group and (panel := source()) is not None:
+            group.append(panel)
+        return group
+
+    def _bury(self, panel: Panel, live: Array, k: int) -> Array:
         """Tell the fates of a panel's dead samples; returns the columns of those that go on."""
-        live = alive_columns(panel.buffer, self.store.widths[k], panel.count)
         dead = np.flatnonzero(~live)
         if dead.size * DEAD_SHARE < panel.count:
             return np.arange(panel.count)
@@ -265,10 +265,10 @@ class _Run:
 
     def _pack(self, packed: Panel | None, panel: Panel, columns: Array, segment: int) -> Panel | None:
         """Fill `packed` with columns of `panel`; a full one waits for `segment`, one that is not is returned."""
-        tile, neurons = self.settings.tile, self.store.widths[self.segments[segment][0]]
+        tile, neurons, buffers = self.settings.tile, self.passage.own(self.segments[segment][0]), self.passage.buffers
         if packed is not None and columns.size < tile:
             taken, columns = np.split(columns, [tile - packed.count])
-            move_columns(panel.buffer, taken, packed.buffer, packed.count, neurons)
+            move_columns(buffers[panel.place], taken, buffers[packed.place], packed.count, neurons)
             packed.names = np.concatenate([packed.names, panel.names[taken]])
             packed.count += taken.size
             if packed.count == tile:
@@ -278,7 +278,7 @@ class _Run:
             self._release(panel)
             return packed
         if columns.size < panel.count:
-            move_columns(panel.buffer, columns, panel.buffer, 0, neurons)
+            move_columns(buffers[panel.place], columns, buffers[panel.place], 0, neurons)
         panel.names, panel.count = panel.names[columns], columns.size
         if panel.count == tile:
             self._wait(panel, segment)
@@ -291,14 +291,13 @@ class _Run:
 
     def _release(self, panel: Panel) -> None:
         with self.lock:
-            self.free.append(panel.buffer)
+            self.free.append(panel.place)
 
-    def _emit(self, panel: Panel, order: Array) -> None:
-        columns = np.arange(panel.count)
-        for c in np.flatnonzero(panel.names < 0):
+    def _emit(self, names: Array, outputs: Array, order: Array) -> None:
+        for c in np.flatnonzero(names < 0):
             output = np.empty(order.size, self.store.dtype)
-            output[order] = panel.buffer[: order.size, c]
-            self.fates.finish(int(panel.names[c]), output)
-        columns = columns[panel.names >= 0]
+            output[order] = outputs[: order.size, c]
+            self.fates.finish(int(names[c]), output)
+        columns = np.flatnonzero(names >= 0)
         if columns.size:
-            self.sink.put(panel.names[columns], columns, panel.buffer, order)
+            self.sink.put(names[columns], columns, outputs, order)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dasksdnn.kernels.chain import Chain
 from dasksdnn.kernels.passes import Backs, Gradient, apply_pass, backward_pass, forward_pass, sum_of_squares
+from dasksdnn.kernels.routes import Routes
 from dasksdnn.kernels.tape import Dropout, Tape
 from dasksdnn.kernels.team import Team
 from dasksdnn.kernels.update import Rule
@@ -72,9 +73,20 @@ class Part:
         first = sum(widths[: k - self.base])
         return self.ids[first : first + widths[k - self.base]]
 
-    def forward(self, tape: Tape, span: tuple[int, int], samples: int, dropout: Dropout, team: Team | None) -> None:
-        """Run layers `span` (0-based, the last not included) over the first `samples` of a tape that holds x_first."""
-        forward_pass(self.chain, self.ids, tape, self.base, span, samples, dropout, team)
+    def forward(
+        self,
+        tape: Tape,
+        span: tuple[int, int],
+        samples: int,
+        dropout: Dropout,
+        team: Team | None,
+        routes: Routes | None = None,
+    ) -> None:
+        """Run layers `span` (0-based, the last not included) over the first `samples` of a tape that holds x_first.
+
+        Without `routes`, x_first is complete, and nobody exchanges anything behind it.
+        """
+        forward_pass(self.chain, self.ids, tape, self.base, span, samples, dropout, team, routes)
 
     def backward(
         self,
@@ -88,6 +100,7 @@ class Part:
         rule: Rule | None,
         step: int,
         held: bool,
+        routes: Routes | None = None,
     ) -> None:
         """Take the delta of the last layer back to the first, and update the weights.
 
@@ -105,6 +118,8 @@ class Part:
             Counted from 1.
         held : bool
             Earlier rounds of this step have been added up.
+        routes : Routes, optional
+            Exchanges on the way, the one before the first layer included.
         """
         sums = Gradient(self.gradient, self.bias_gradient, held, rule, step, self.moments, self.bias_moments)
         activations = (self.before, *self.chain.activations)
@@ -117,7 +132,7 @@ class Part:
             fresh = False
             before = activations[first - self.base : last - self.base]
             backward_pass(
-                self.chain, self.backs, self.ids, tape, self.base, (first, last), samples, before, dropout, sums, team
+                self.chain, self.backs, self.ids, tape, self.base, (first, last), samples, before, dropout, sums, team, routes
             )
 
     def squares(self, share: Ranges) -> float:

@@ -93,7 +93,7 @@ class Trainer:
             widths = self.share.widths
             at, rows = settings.places(widths)
             self._tape = new_tape(widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
-            self._exchange = Exchange(self.grid, self.share, settings.samples, store.dtype)
+            self._exchange = Exchange(self.grid, self.share, settings.tile, settings.tiles, store.dtype)
             self._reduction = Reduction(self.grid)
             self._outputs = (
                 AllOutputs(self.grid, self.share, settings.tile, store.dtype) if self.share.owners > 1 else None
@@ -149,7 +149,7 @@ class Trainer:
                         self._tell(part.rows, count, start, outputs, learning=True)
                 else:
                     fresh = j == slabs[-1]
-                    for stage in reversed(self.share.stages(*self.settings.slabs[j])):
+                    for stage in reversed(self._stages(j)):
                         segments = segments_of(self.settings, stage)
                         part.backward(
                             self._tape,
@@ -161,18 +161,25 @@ class Trainer:
                             rule=rule,
                             step=step,
                             held=held,
+                            routes=self._exchange.routes,
                         )
                         self._fold(stage[0], count)
 
+    def _stages(self, j: int) -> list[tuple[int, int]]:
+        """What of a slab is one call: all of it, where compiled code exchanges itself."""
+        slab = self.settings.slabs[j]
+        return self.share.stages(*slab) if self._exchange.routes is None else [slab]
+
     def _forward(self, part: Part, j: int, count: int, dropout: Dropout) -> None:
         """Run a slab forward, completing panels where anyone needs what others own."""
-        for stage in self.share.stages(*self.settings.slabs[j]):
-            if stage[0] in self._meets:
+        routes = self._exchange.routes
+        for stage in self._stages(j):
+            if routes is None and stage[0] in self._meets:
                 self._exchange.expand(self._panels(stage[0], count, self._tape.panel), stage[0])
-            part.forward(self._tape, stage, count, dropout, self._team)
+            part.forward(self._tape, stage, count, dropout, self._team, routes)
 
     def _fold(self, k: int, count: int) -> None:
-        if k in self._meets:
+        if self._exchange.routes is None and k in self._meets:
             self._exchange.fold(self._panels(k, count, self._tape.delta), k)
 
     def _panels(self, k: int, count: int, panel: Callable[[int, int], Array]) -> list[tuple[Array, int]]:

@@ -8,11 +8,34 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from dasksdnn.network import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How compiled code sends messages itself (see `kernels.wire`), between the same ranks.
+
+    Attributes
+    ----------
+    communicator : int
+    datatypes : dict of dtype name -> int
+        Handles of the types of values.
+    request, status : int
+        Their bytes.
+    events : int
+        How many events are noted for a trace.
+    """
+
+    communicator: int
+    datatypes: dict[str, int]
+    request: int
+    status: int
+    events: int = 0
 
 
 class Transport(Protocol):
@@ -22,12 +45,15 @@ class Transport(Protocol):
     ----------
     rank, size : int
     sent : int
-        Bytes sent so far.
+        Bytes sent so far, those of compiled code apart.
+    wire : Wire or None
+        None: compiled code cannot send.
     """
 
     rank: int
     size: int
     sent: int
+    wire: Wire | None
 
     def send(self, to: int, values: Array) -> None:
         """Send a C-contiguous array of any dtype, whose memory may be reused on return. May wait for the receiver."""
@@ -46,6 +72,7 @@ class Alone:
     """A run of one rank."""
 
     rank, size, sent = 0, 1, 0
+    wire: Wire | None = None
 
     def send(self, to: int, values: Array) -> None:
         """See `Transport`."""

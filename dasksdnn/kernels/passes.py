@@ -6,6 +6,9 @@
     thread 0:  its rows of layer k, all tiles   |meet|  its rows of layer k + 1, all tiles  |meet| ...
     thread 1:  its rows of layer k, all tiles   |meet|  ...
 
+Where owners exchange rows from compiled code (`routes`), a tile's messages depart as soon as its panel is there, and arrive
+before it is needed: they fly while the other tiles are computed, and backwards while the gradient is.
+
 Who computes a row changes no bit of it, so the result does not depend on the number of threads.
 """
 
@@ -23,6 +26,7 @@ from dasksdnn.kernels.block import make_transpose
 from dasksdnn.kernels.chain import Chain, empty_chain, with_supernodes
 from dasksdnn.kernels.dotkernel import BLOCK_BYTES
 from dasksdnn.kernels.panels import LANES
+from dasksdnn.kernels.routes import COMPUTING, Routes, arrive, begin, depart, note
 from dasksdnn.kernels.sddmm import ADD, STORE, gradient_rows, row_range_sums
 from dasksdnn.kernels.spmm import product_rows
 from dasksdnn.kernels.tape import DELTAS, Dropout, Tape, columns_of, drop, drop_input, new_tape, panel_of
@@ -116,6 +120,7 @@ def forward_pass(
     samples: int,
     dropout: Dropout,
     team: Team | None,
+    routes: Routes | None = None,
 ) -> None:
     """Run layers `span` over the first `samples` of a tape.
 
@@ -134,12 +139,14 @@ def forward_pass(
     dropout : Dropout
     team : Team or None
         Threads that share the rows.
+    routes : Routes, optional
+        Exchanges on the way; without, x_first is complete, and the layers behind it need nothing of others.
     """
     chosen = chain.activations[span[0] - base : span[1] - base]
     codes = np.array([beyond_bounds(f) for f in chosen], np.int64)
     numbers = np.array([(*bounds(f), f.parameter) for f in chosen], tape.held.dtype).reshape(-1, 3)
     where = _where(chain, ids, tape, base, span, samples, dropout)
-    _share(team, _forward, (*_forth(chain, base, span), codes, numbers, *where, shape(tape.held.itemsize)))
+    _share(team, _forward, (*_forth(chain, base, span), codes, numbers, *where, routes, shape(tape.held.itemsize)))
 
 
 def backward_pass(
@@ -154,12 +161,13 @@ def backward_pass(
     dropout: Dropout,
     gradient: Gradient,
     team: Team | None,
+    routes: Routes | None = None,
 ) -> None:
     """Take delta_last back to delta_first, and update, or add up the gradient of, every layer on the way.
 
     Parameters
     ----------
-    chain, ids, tape, base, span, samples, dropout, team
+    chain, ids, tape, base, span, samples, dropout, team, routes
         As for `forward_pass`; delta_last stands in the tape, zero where there is no sample.
     backs : Backs
     before : sequence of Activation or None
@@ -174,7 +182,7 @@ def backward_pass(
     where = _where(chain, ids, tape, base, span, samples, dropout)
     whole = len(lanes(dtype.itemsize)) * dtype.itemsize == BLOCK_BYTES
     how = (lanes(dtype.itemsize, BLOCK_BYTES), whole, shape(dtype.itemsize))
-    arrays = (*_forth(chain, base, span), *back, spans, codes, numbers, *where, tape.deltas)
+    arrays = (*_forth(chain, base, span), *back, spans, codes, numbers, *where, routes, tape.deltas)
     _share(team, _backward, (*arrays, *gradient.arrays(chain), *how))
 
 
@@ -227,7 +235,10 @@ def _share(team: Team | None, kernel: Any, arguments: tuple[Any, ...]) -> None:
 
 
 @compiled(fastmath={"contract"})
-def _forward(indptr, indices, data, bias, supernodes, spans, codes, limits, tape, at, widths, tile, samples, base, dropped, drops, scale, ids, ids_at, shape, member, members, counter):  # type: ignore[no-untyped-def]  # fmt: skip
+def _forward(indptr, indices, data, bias, supernodes, spans, codes, limits, tape, at, widths, tile, samples, base, dropped, drops, scale, ids, ids_at, routes, shape, member, members, counter):  # type: ignore[no-untyped-def]  # fmt: skip
+    tiles = (samples + tile - 1) // tile
+    if routes is not None and routes.meets[base]:
+        _depart(routes, base, tape, at[0], widths[0], tile, samples, 0, member)
     for k in range(codes.size):
         p, e, r, g = spans[k]
         p1, e1, r1, g1 = spans[k + 1]
@@ -235,37 +246,59 @@ def _forward(indptr, indices, data, bias, supernodes, spans, codes, limits, tape
         first, last = boundary(rows, nodes, member, members), boundary(rows, nodes, member + 1, members)
         dropping = base + k > 0 and drops[1] > 0
         if dropping:
+            if routes is not None and routes.meets[base + k]:
+                _arrive(routes, base + k, tape, at[k], widths[k], tile, samples, 0, member)
+                meet(counter, members)
             drop_input(
-                tape,
-                at[k],
-                widths[k],
-                tile,
-                samples,
-                base + k,
-                dropped,
-                drops,
-                scale,
-                ids[ids_at[k] :],
-                member,
-                members,
+                tape, at[k], widths[k], tile, samples, base + k, dropped, drops, scale, ids[ids_at[k] :], member, members
             )
             meet(counter, members)
-        for tau in range(tape.shape[0]):
-            if tau * tile < samples:
-                x = panel_of(tape, tau, at[k], widths[k], tile)
-                if dropping:
-                    x = panel_of(dropped, tau, (base + k) % 2 * (dropped.shape[1] // 2), widths[k], tile)
-                y = panel_of(tape, tau, at[k + 1], widths[k + 1], tile)
-                columns = columns_of(samples, tau, tile)
-                product_rows(
-                    rows, nodes, first, last, data[e:e1], None, indices[e:e1], bias[r:r1], limits[k, 0], limits[k, 1],
-                    None, limits[k, 2], None, x, y, codes[k], columns, shape,
-                )  # fmt: skip
+        for tau in range(tiles):
+            x = panel_of(tape, tau, at[k], widths[k], tile)
+            y = panel_of(tape, tau, at[k + 1], widths[k + 1], tile)
+            if routes is not None:
+                if routes.meets[base + k] and not dropping:
+                    if member == 0:
+                        arrive(routes, base + k, tau, x, min(tile, samples - tau * tile), 0)
+                    meet(counter, members)
+                began = begin(routes) if member == 0 else 0
+            if dropping:
+                x = panel_of(dropped, tau, (base + k) % 2 * (dropped.shape[1] // 2), widths[k], tile)
+            columns = columns_of(samples, tau, tile)
+            product_rows(
+                rows, nodes, first, last, data[e:e1], None, indices[e:e1], bias[r:r1], limits[k, 0], limits[k, 1],
+                None, limits[k, 2], None, x, y, codes[k], columns, shape,
+            )  # fmt: skip
+            if routes is not None:
+                if member == 0:
+                    note(routes, base + k, 0, tau, COMPUTING, began)
+                if k + 1 < codes.size and routes.meets[base + k + 1]:
+                    meet(counter, members)
+                    if member == 0:
+                        depart(routes, base + k + 1, tau, y, min(tile, samples - tau * tile), 0)
         meet(counter, members)
 
 
+@compiled
+def _depart(routes, layer, panels, at, rows, tile, samples, back, member):  # type: ignore[no-untyped-def]
+    """All tiles depart; the first thread sees to it."""
+    if member == 0:
+        for tau in range((samples + tile - 1) // tile):
+            panel = panel_of(panels, tau, at, rows, tile)
+            depart(routes, layer, tau, panel, min(tile, samples - tau * tile), back)
+
+
+@compiled
+def _arrive(routes, layer, panels, at, rows, tile, samples, back, member):  # type: ignore[no-untyped-def]
+    """All tiles arrive; the first thread sees to it."""
+    if member == 0:
+        for tau in range((samples + tile - 1) // tile):
+            panel = panel_of(panels, tau, at, rows, tile)
+            arrive(routes, layer, tau, panel, min(tile, samples - tau * tile), back)
+
+
 @compiled(fastmath={"contract"})
-def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indptr, back_indices, order, back_nodes, back_spans, codes, limits, tape, at, widths, tile, samples, base, dropped, drops, scale, ids, ids_at, deltas, code, numbers, m, v, bias_m, bias_v, gradient, bias_gradient, held, whole, vector, many, shape, member, members, counter):  # type: ignore[no-untyped-def]  # fmt: skip
+def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indptr, back_indices, order, back_nodes, back_spans, codes, limits, tape, at, widths, tile, samples, base, dropped, drops, scale, ids, ids_at, routes, deltas, code, numbers, m, v, bias_m, bias_v, gradient, bias_gradient, held, whole, vector, many, shape, member, members, counter):  # type: ignore[no-untyped-def]  # fmt: skip
     pitch, none = deltas.shape[1] // DELTAS, m[:0]
     tiles = (samples + tile - 1) // tile
     for k in range(codes.size - 1, -1, -1):
@@ -274,6 +307,8 @@ def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indp
         p1, e1, r1, g1 = spans[k + 1]
         weights, biases = data[e:e1], bias[r:r1]
         dropping = layer > 0 and drops[1] > 0
+        if routes is not None:
+            began = begin(routes) if member == 0 else 0
         if dropping:
             drop_input(
                 tape, at[k], widths[k], tile, samples, layer, dropped, drops, scale, ids[ids_at[k] :], member, members
@@ -296,7 +331,13 @@ def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indp
                     start, names = drops[2] + np.uint64(tau * tile), ids[ids_at[k] :]
                     for j in listed[nodes[first] : nodes[last]]:
                         drop(drops, scale, names, layer, j, j + 1, start, columns, out, out)
+            if routes is not None and member == 0:
+                began = note(routes, layer, 1, 0, COMPUTING, began)
         meet(counter, members)  # the weights have been read, and delta and dropped inputs are whole
+        if routes is not None:
+            if routes.meets[layer]:
+                _depart(routes, layer, deltas, layer % DELTAS * pitch, widths[k], tile, samples, 1, member)
+            began = begin(routes) if member == 0 else 0
         rows, nodes = indptr[p:p1], supernodes[g:g1]
         first, last = boundary(rows, nodes, member, members), boundary(rows, nodes, member + 1, members)
         low, high = nodes[first], nodes[last]
@@ -338,6 +379,12 @@ def _backward(indptr, indices, data, bias, supernodes, spans, listing, back_indp
             apply(
                 code, numbers, biases, _part(bias_m, r, r1), _part(bias_v, r, r1), low, bias_sums[low:high], high - low
             )
+        if routes is not None:
+            if member == 0:
+                note(routes, layer, 1, 0, COMPUTING, began)
+            if routes.meets[layer]:
+                _arrive(routes, layer, deltas, layer % DELTAS * pitch, widths[k], tile, samples, 1, member)
+                meet(counter, members)
 
 
 @compiled

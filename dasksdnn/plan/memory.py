@@ -1,7 +1,7 @@
 """How much memory a run will hold at its peak: a pure function of sizes and settings.
 
 peak = reserved                     what the process holds already: the interpreter, imports, compiled kernels
-     + panels                       (panels + one scratch a worker) x widest layer x tile
+     + panels                       (panels + scratch of each worker's group) x widest layer x tile
      + weights                      all slabs, or the one in use and the one that is read ahead
      + reading                      pieces of arrays being decoded, and the maps that renumber them
      + input                        the blocks of the dataset that are being cut into panels
@@ -64,7 +64,7 @@ class Settings:
     tile : int
         Samples of a panel.
     panels : int
-        Panels held at once, one scratch panel a worker apart.
+        Panels held at once, scratch panels apart: one for each that is computed, or that goes along with it.
     slabs : tuple of (first, last)
         Runs of layers that are loaded together.
     resident : bool
@@ -76,6 +76,8 @@ class Settings:
         Samples that are read from the dataset at once.
     team : int
         Threads that share a panel's rows: 1 where there are samples enough for all threads.
+    group : int
+        Panels that a worker takes through layers together: 1 where it has the network to itself.
     """
 
     tile: int
@@ -86,6 +88,7 @@ class Settings:
     threads: int
     rows: int
     team: int = 1
+    group: int = 1
 
     @property
     def workers(self) -> int:
@@ -140,7 +143,7 @@ def projected_mem(
     weights = sum(slabs) if settings.resident else sum(slabs[: 2 if settings.prefetch else 1])
     return Projection(
         reserved,
-        (settings.panels + settings.workers) * panel,
+        (settings.panels + settings.workers * settings.group) * panel,
         weights,
         READING + 16 * max(sum(sizes.widths[first : last + 1]) for first, last in settings.slabs),
         input_bytes,

@@ -134,6 +134,7 @@ def plan_inference(
     input_bytes: Callable[[int], int],
     output_bytes: Callable[[Settings], int],
     rows: int,
+    together: bool = False,
 ) -> Plan:
     """Choose how to run inference on one machine.
 
@@ -155,6 +156,8 @@ def plan_inference(
         Bytes that the sink holds under given settings.
     rows : int
         Samples at a time that suit the dataset.
+    together : bool
+        For an owner of parts: all threads share the rows of a panel, and panels go in groups.
 
     Raises
     ------
@@ -178,6 +181,8 @@ def plan_inference(
         return Candidate(settings, projection, seconds, read, projection.total <= budget)
 
     ways = list(_settings(sizes, samples, threads, caches, rows))
+    if together:
+        ways = [_together(settings, samples) for settings in ways]
     smallest = min(project(settings).total for settings in ways)
     candidates = tuple(price(_fill(settings, project, budget, samples, sizes)) for settings in ways)
     fitting = [c for c in candidates if c.fits]
@@ -250,6 +255,17 @@ def _settings(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int],
     yield Settings(NARROWEST, 1, single, False, False, 1, NARROWEST)
 
 
+#: Panels that go together: while one's messages fly, the others are computed.
+GROUP = 4
+
+
+def _together(settings: Settings, samples: int) -> Settings:
+    """The same for an owner of parts; the way that needs least memory keeps one panel."""
+    least = settings.threads == 1 and settings.tile == NARROWEST and not settings.resident
+    group = 1 if least else min(GROUP, max(1, -(-samples // settings.tile)))
+    return replace(settings, team=settings.threads, group=group, panels=max(settings.panels, group))
+
+
 def _fill(
     settings: Settings, project: Callable[[Settings], Projection], budget: int, samples: int, sizes: Sizes
 ) -> Settings:
@@ -258,4 +274,5 @@ def _fill(
         return settings
     panel = max(sizes.widths) * settings.tile * sizes.itemsize
     room = (budget - project(settings).total) // panel
-    return replace(settings, panels=max(1, min(1 + room, -(-samples // settings.tile))))
+    held = settings.panels
+    return replace(settings, panels=max(held, min(held + room, -(-samples // settings.tile))))

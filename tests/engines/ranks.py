@@ -10,7 +10,7 @@ import numpy as np
 
 class Queues:
     def __init__(self, rank, size, queues):
-        self.rank, self.size, self.sent, self._queues = rank, size, 0, queues
+        self.rank, self.size, self.sent, self.wire, self._queues = rank, size, 0, None, queues
         self.messages = []  # (to, bytes)
 
     def send(self, to, values):

@@ -24,6 +24,7 @@ import numpy as np
 
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines.cluster.mailbox import OPERATION, Box, aborted, attend, boxes
+from dasksdnn.engines.transport import Wire
 from dasksdnn.errors import PeerLostError
 from dasksdnn.kernels import ring
 from dasksdnn.network import Array
@@ -51,6 +52,7 @@ class Peers:
 
     def __init__(self, run: str, rank: int, addresses: Sequence[str], worker: Any, shared: bool) -> None:
         self.rank, self.size, self.sent = rank, len(addresses), 0
+        self.wire: Wire | None = None
         self.run, self._worker, self._addresses = run, worker, list(addresses)
         self._others = [r for r in range(self.size) if r != rank]
         self._ready = Condition()
