@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from time import monotonic_ns
 
 import numpy as np
 
 from dasksdnn.engines.shares import Share
 from dasksdnn.engines.transport import Transport, gather
-from dasksdnn.kernels.routes import COUNTED, EVENT, WORDS, Routes
+from dasksdnn.kernels.routes import COUNTED, EVENT, MESSAGES, PACKING, WAITING, WORDS, Routes
 from dasksdnn.kernels.rows import add_up, pack, unpack
 from dasksdnn.network import Array
 
@@ -81,52 +82,67 @@ class Exchange:
     ----------
     routes : Routes or None
         With which compiled code makes the same exchanges itself, where the transport lets it.
+    tally : int64 array of shape (2, layers + 1, 5)
+        What they sent, and took: see `kernels.routes`.
     """
 
     def __init__(self, grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.generic]) -> None:
         self._grid, self._crossings = grid, share.crossings
-        self._words = 0
         self.routes = _routes(grid, share, tile, tiles, dtype)
+        layers = len(share.crossings)
+        self.tally: Array = np.zeros((2, layers + 1, COUNTED), np.int64) if self.routes is None else self.routes.tally
         most = 0 if self.routes is not None else _most(share) * tile * tiles
         self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
 
     @property
     def words(self) -> int:
         """Values sent so far."""
-        counted = 0 if self.routes is None else int(self.routes.tally[:, :, WORDS].sum())
-        return self._words + counted
+        return int(self.tally[:, :, WORDS].sum())
+
+    def events(self) -> list[Array]:
+        """What compiled code noted for a trace."""
+        return [] if self.routes is None else [self.routes.events[: self.routes.noted[0]]]
 
     def expand(self, panels: Panels, k: int) -> None:
         """Complete input panels of layer `k` (0-based), whose own rows are there."""
-        crossing = self._crossings[k]
+        began, crossing = monotonic_ns(), self._crossings[k]
         ranges = [(sender, np.arange(first, last)) for sender, first, last in crossing.receives]
         count = sum(columns for _, columns in panels)
         sends, receives = _cut(self._out, crossing.sends, count), _cut(self._in, ranges, count)
         for (_, rows), (_, message) in zip(crossing.sends, sends, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 pack(panel, rows, part)
-        self._move(sends, receives)
+        began = self._move(sends, receives, self.tally[0, k], began)
         for (_, first, last), (_, message) in zip(crossing.receives, receives, strict=True):
             for panel, part in _tiles(panels, message, last - first):
                 unpack(part, panel, first)
+        self.tally[0, k, PACKING] += monotonic_ns() - began
 
     def fold(self, panels: Panels, k: int) -> None:
         """Send partial sums in the received rows of input panels of layer `k` back, and add up what comes for the own ones."""
-        crossing = self._crossings[k]
+        began, crossing = monotonic_ns(), self._crossings[k]
         ranges = [(sender, np.arange(first, last)) for sender, first, last in crossing.receives]
         count = sum(columns for _, columns in panels)
         sends, receives = _cut(self._out, ranges, count), _cut(self._in, crossing.sends, count)
         for (_, rows), (_, message) in zip(ranges, sends, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 pack(panel, rows, part)
-        self._move(sends, receives)
+        began = self._move(sends, receives, self.tally[1, k], began)
         for (_, rows), (_, message) in zip(crossing.sends, receives, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 add_up(part, panel, rows)
+        self.tally[1, k, PACKING] += monotonic_ns() - began
 
-    def _move(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]]) -> None:
-        self._words += sum(message.size for _, message in sends)
+    def _move(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]], tally: Array, began: int) -> int:
+        """Exchange what has been packed since `began`; returns the time."""
+        packed = monotonic_ns()
         exchange_between(self._grid, sends, receives)
+        ended = monotonic_ns()
+        tally[WORDS] += sum(message.size for _, message in sends)
+        tally[MESSAGES] += len(sends)
+        tally[PACKING] += packed - began
+        tally[WAITING] += ended - packed
+        return ended
 
 
 def _most(share: Share) -> int:
@@ -175,9 +191,7 @@ def _routes(grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.
     )
 
 
-def exchange_between(
-    grid: Grid, sends: Iterable[tuple[int, Array]], receives: Iterable[tuple[int, Array]]
-) -> None:
+def exchange_between(grid: Grid, sends: Iterable[tuple[int, Array]], receives: Iterable[tuple[int, Array]]) -> None:
     """Exchange arrays with other owners of the same replica; what is empty is not sent."""
     _exchange(grid.transport, grid.other_owner, sends, receives)
 

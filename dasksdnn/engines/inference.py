@@ -18,6 +18,7 @@ from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local, session
 from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
+from dasksdnn.engines.traffic import Traffic
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import block, chain, panels
@@ -74,6 +75,8 @@ class Result:
         Multiply-adds done: less than edges x samples where samples died.
     peak_rss : int
         The most memory that the process, or any worker of a cluster, has held, in bytes.
+    traffic : Traffic or None
+        What MPI ranks sent each other.
     """
 
     samples: int
@@ -83,6 +86,7 @@ class Result:
     plan: Plan | ClusterPlan
     computed_edges: int
     peak_rss: int
+    traffic: Traffic | None = None
 
     @property
     def edges_per_second(self) -> float:
@@ -202,6 +206,13 @@ def plan_for(
     )
 
 
+def check_ranks_only(client: Any, batch: int | None = None) -> None:
+    """Refuse what means nothing among MPI's ranks."""
+    for name, value in (("client", client), ("batch", batch)):
+        if value is not None:
+            raise InputError(f"{name} is for the Dask engine: leave it out with engine='mpi'")
+
+
 def check_engine(engine: str | None, client: Any, strategy: str | None) -> Any:
     """The client to run on; None for the local engine.
 
@@ -211,7 +222,7 @@ def check_engine(engine: str | None, client: Any, strategy: str | None) -> Any:
         What was asked for does not go together, or there is no client.
     """
     if engine not in (None, "local", "dask"):
-        raise InputError(f"engine is {engine!r}: choose 'local' or 'dask'")
+        raise InputError(f"engine is {engine!r}: choose 'local', 'dask', or for infer and train 'mpi'")
     if client is None and engine != "dask":
         if strategy is not None:
             raise InputError(f"strategy is {strategy!r}, which is for the Dask engine: give client=, or engine='dask'")
@@ -252,6 +263,7 @@ def infer(
     client: Any = None,
     engine: str | None = None,
     strategy: str | None = None,
+    trace: str | Path | None = None,
     listener: Listener = ignore,
 ) -> Any:
     """Run samples through a stored network.
@@ -277,10 +289,15 @@ def infer(
     client : distributed.Client, optional
         The Dask cluster to run on. Its workers must see the store, and the path `out`. `memory` and `threads` are then each
         worker's: by default 60% of its memory limit, and its threads. What a worker loses is run again by another.
-    engine : {"local", "dask"}, optional
-        By default "dask" where a client is given. "dask" alone takes Dask's current client.
+    engine : {"local", "dask", "mpi"}, optional
+        By default "dask" where a client is given. "dask" alone takes Dask's current client. "mpi": among the processes that
+        `mpiexec` started, which all make the same call with an `out` that all can reach, and get the same result; `memory`
+        and `threads` are then each one's.
     strategy : {"samples", "parts"}, optional
-        On Dask: every worker runs its own samples, or its own parts of the network; by default what is predicted to be faster.
+        Every worker runs its own samples, or its own parts of the network. On Dask by default what is predicted to be faster;
+        with MPI parts, as far as there are ranks, and samples over groups of ranks that have all parts.
+    trace : path, optional
+        With MPI: a timeline of all ranks that is to be written there, for chrome://tracing or Perfetto.
     listener : callable
         Told of progress: of the run on the streaming path, of kernels that have to be compiled first on both.
 
@@ -304,6 +321,14 @@ def infer(
     """
     from dasksdnn.sources.datasets import as_dataset, check_features
 
+    if engine == "mpi":
+        from dasksdnn.engines.mpi.run import infer_by_ranks
+
+        check_ranks_only(client, batch)
+        how: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy, "trace": trace}
+        return infer_by_ranks(store, x, out=out, overwrite=overwrite, listener=listener, **how)
+    if trace is not None:
+        raise InputError("trace is for the MPI engine: leave it out, or say engine='mpi'")
     opened = store if isinstance(store, Store) else open_store(store)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1):
         raise InputError(f"batch is {batch!r}: it must be a whole number of at least 1")

@@ -11,7 +11,7 @@ they know the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -105,10 +105,12 @@ def run(
             own.close()
 
 
-def layers_that_map_zero_to_zero(store: Store) -> Array:
-    """Whether f(bias) is zero in every row, a boolean array of shape (layers,)."""
+def layers_that_map_zero_to_zero(store: Store, parts: Collection[int] | None = None) -> Array:
+    """Whether f(bias) is zero in every row (of some parts, where they are given), a boolean array of shape (layers,)."""
     zero: Array = np.ones(len(store), np.bool_)
     for window in store.iter_windows():
+        if parts is not None and window.part not in parts:
+            continue
         bias = store.array(window, "bias").read()
         for k, extent in enumerate(store.extents(window), start=window.first):
             zero[k] &= not reference.activate(bias[slice(*extent.rows)], store.activations[k]).any()

@@ -132,7 +132,18 @@ class Part:
             fresh = False
             before = activations[first - self.base : last - self.base]
             backward_pass(
-                self.chain, self.backs, self.ids, tape, self.base, (first, last), samples, before, dropout, sums, team, routes
+                self.chain,
+                self.backs,
+                self.ids,
+                tape,
+                self.base,
+                (first, last),
+                samples,
+                before,
+                dropout,
+                sums,
+                team,
+                routes,
             )
 
     def squares(self, share: Ranges) -> float:

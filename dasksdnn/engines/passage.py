@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from time import monotonic_ns
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from dasksdnn.engines.transport import gather
 from dasksdnn.kernels.chain import run_chain
 from dasksdnn.kernels.panels import alive_columns, new_panel
 from dasksdnn.kernels.relay import relay
+from dasksdnn.kernels.routes import COMPUTING
 from dasksdnn.kernels.rows import pack_columns
 from dasksdnn.kernels.team import Team
 from dasksdnn.network import Array
@@ -166,8 +168,10 @@ class Together:
         for stage in self._share.stages(*span):
             if stage[0] in self._share.meets:
                 self.exchange.expand([(self.buffers[p.place], p.count) for p in panels], stage[0])
+            began = monotonic_ns()
             for i, panel in enumerate(panels):
                 self._spare[i] = _through(slab, stage, panel, self._spare[i], self.buffers, team)
+            self.exchange.tally[0, stage[0], COMPUTING] += monotonic_ns() - began
 
     def alive(self, panels: list[Panel], k: int) -> list[Array]:
         """See `Passage`."""

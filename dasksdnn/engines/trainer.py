@@ -93,7 +93,7 @@ class Trainer:
             widths = self.share.widths
             at, rows = settings.places(widths)
             self._tape = new_tape(widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
-            self._exchange = Exchange(self.grid, self.share, settings.tile, settings.tiles, store.dtype)
+            self.exchange = Exchange(self.grid, self.share, settings.tile, settings.tiles, store.dtype)
             self._reduction = Reduction(self.grid)
             self._outputs = (
                 AllOutputs(self.grid, self.share, settings.tile, store.dtype) if self.share.owners > 1 else None
@@ -161,26 +161,26 @@ class Trainer:
                             rule=rule,
                             step=step,
                             held=held,
-                            routes=self._exchange.routes,
+                            routes=self.exchange.routes,
                         )
                         self._fold(stage[0], count)
 
     def _stages(self, j: int) -> list[tuple[int, int]]:
         """What of a slab is one call: all of it, where compiled code exchanges itself."""
         slab = self.settings.slabs[j]
-        return self.share.stages(*slab) if self._exchange.routes is None else [slab]
+        return self.share.stages(*slab) if self.exchange.routes is None else [slab]
 
     def _forward(self, part: Part, j: int, count: int, dropout: Dropout) -> None:
         """Run a slab forward, completing panels where anyone needs what others own."""
-        routes = self._exchange.routes
+        routes = self.exchange.routes
         for stage in self._stages(j):
             if routes is None and stage[0] in self._meets:
-                self._exchange.expand(self._panels(stage[0], count, self._tape.panel), stage[0])
+                self.exchange.expand(self._panels(stage[0], count, self._tape.panel), stage[0])
             part.forward(self._tape, stage, count, dropout, self._team, routes)
 
     def _fold(self, k: int, count: int) -> None:
-        if self._exchange.routes is None and k in self._meets:
-            self._exchange.fold(self._panels(k, count, self._tape.delta), k)
+        if self.exchange.routes is None and k in self._meets:
+            self.exchange.fold(self._panels(k, count, self._tape.delta), k)
 
     def _panels(self, k: int, count: int, panel: Callable[[int, int], Array]) -> list[tuple[Array, int]]:
         tile = self._tape.tile
@@ -328,7 +328,7 @@ class Trainer:
     @property
     def words(self) -> int:
         """Values that this rank has sent to other owners in expands and folds so far."""
-        return self._exchange.words
+        return self.exchange.words
 
     def summed(self, values: Array) -> Array:
         """The sum of a small float64 array over all replicas, in their order."""

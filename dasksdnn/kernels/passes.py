@@ -250,7 +250,18 @@ def _forward(indptr, indices, data, bias, supernodes, spans, codes, limits, tape
                 _arrive(routes, base + k, tape, at[k], widths[k], tile, samples, 0, member)
                 meet(counter, members)
             drop_input(
-                tape, at[k], widths[k], tile, samples, base + k, dropped, drops, scale, ids[ids_at[k] :], member, members
+                tape,
+                at[k],
+                widths[k],
+                tile,
+                samples,
+                base + k,
+                dropped,
+                drops,
+                scale,
+                ids[ids_at[k] :],
+                member,
+                members,
             )
             meet(counter, members)
         for tau in range(tiles):

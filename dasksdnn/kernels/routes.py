@@ -174,5 +174,3 @@ def arrive(routes, layer, tile, panel, columns, back):  # type: ignore[no-untype
             unpack(into[at : at + count].reshape(last - first, columns), panel, first)
             at += count
     note(routes, layer, back, tile, PACKING, began)
-
-

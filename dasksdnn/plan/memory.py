@@ -11,8 +11,8 @@ peak = reserved                     what the process holds already: the interpre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 #: Bytes for what cannot be counted one by one: thread stacks, Zarr's event loop, the allocator's own.
 SLACK = 20 << 20
@@ -53,6 +53,21 @@ class Sizes:
     def edges(self) -> int:
         """Stored weights in all."""
         return sum(self.layer_edges)
+
+
+def largest_sizes(each: Sequence[Sizes]) -> Sizes:
+    """Sizes that are no less than any of these, which are of shares of one network."""
+
+    def most(of: Callable[[Sizes], Sequence[int]]) -> tuple[int, ...]:
+        return tuple(max(numbers) for numbers in zip(*map(of, each), strict=True))
+
+    return replace(
+        each[0],
+        widths=most(lambda s: s.widths),
+        layer_bytes=most(lambda s: s.layer_bytes),
+        layer_edges=most(lambda s: s.layer_edges),
+        nparts=max(s.nparts for s in each),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from dasksdnn.errors import MemoryBudgetError
-from dasksdnn.plan.memory import SLACK, Sizes, cut_slabs
+from dasksdnn.plan.memory import SLACK, Sizes, cut_slabs, largest_sizes
 from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB, NARROWEST, SLAB_BYTES
 
 #: Deltas, and dropped inputs, that stand at once (see kernels/tape.py).
@@ -217,17 +217,7 @@ class TrainingPlan:
 
 def largest(each: Sequence[TrainingSizes]) -> TrainingSizes:
     """Sizes that are no less than any of these, which differ in the share of a network that they are of."""
-
-    def most(of: Callable[[TrainingSizes], Sequence[int]]) -> tuple[int, ...]:
-        return tuple(max(numbers) for numbers in zip(*map(of, each), strict=True))
-
-    network = replace(
-        each[0].network,
-        widths=most(lambda s: s.network.widths),
-        layer_bytes=most(lambda s: s.network.layer_bytes),
-        layer_edges=most(lambda s: s.network.layer_edges),
-        nparts=max(s.network.nparts for s in each),
-    )
+    network = largest_sizes([s.network for s in each])
     return replace(each[0], network=network, exchanged=max(s.exchanged for s in each))
 
 

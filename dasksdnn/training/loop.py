@@ -8,6 +8,7 @@ Here is what may be asked for; `run` does it.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dasksdnn.training.options import Every, Options
 from dasksdnn.training.run import Run
 
 #: Engines that can train.
-ENGINES = ("local", "dask")
+ENGINES = ("local", "dask", "mpi")
 
 
 def train(
@@ -59,6 +60,7 @@ def train(
     engine: str | None = None,
     client: Any = None,
     strategy: str | None = None,
+    trace: str | os.PathLike[str] | None = None,
     listener: Listener = ignore,
 ) -> History:
     """Train the network in a store by backprop; each checkpoint is a new generation of the store.
@@ -122,14 +124,18 @@ def train(
         Budget of the process at its peak, and threads, as for `infer`.
     scratch : path, optional
         Folder for what does not fit in memory; by default the system's for temporary files.
-    engine : {"local", "dask"}, optional
+    engine : {"local", "dask", "mpi"}, optional
         In this process, or on the workers of a Dask cluster, which all have to be able to read and write the store's path;
         "dask" where a client is given. `memory`, `threads` and `scratch` are then each worker's. Where workers are lost, the
-        run goes on by itself from its last checkpoint, on those that are there.
+        run goes on by itself from its last checkpoint, on those that are there. "mpi": among the processes that `mpiexec`
+        started, which all make the same call; one that fails ends all, and `resume` goes on, also with another number.
     client : distributed.Client, optional
         Of the cluster; by default the current one.
     strategy : {"samples", "parts"}, optional
-        Split the samples of a batch over the workers, or the parts of the network; by default what should be faster.
+        Split the samples of a batch over the workers, or the parts of the network; by default what should be faster, and
+        with MPI parts as far as there are ranks, and samples over groups of ranks that have all parts.
+    trace : path, optional
+        With MPI: a timeline of all ranks that is to be written there, for chrome://tracing or Perfetto.
     listener : callable
         Told of samples trained.
 
@@ -163,34 +169,55 @@ def train(
     engine = engine or ("local" if client is None else "dask")
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} cannot train: use one of {', '.join(ENGINES)}")
-    if engine == "local" and (client is not None or strategy is not None):
-        raise InputError("client and strategy are for the Dask engine: leave them out, or say engine='dask'")
+    if engine != "dask" and client is not None:
+        raise InputError("client is for the Dask engine: leave it out, or say engine='dask'")
+    if engine == "local" and strategy is not None:
+        raise InputError("strategy is for engines of many processes: leave it out, or say engine='dask' or 'mpi'")
+    if engine != "mpi" and trace is not None:
+        raise InputError("trace is for the MPI engine: leave it out, or say engine='mpi'")
     if strategy not in (None, "samples", "parts"):
         raise InputError(f"strategy is {strategy!r}: choose 'samples' or 'parts', or leave the choice to the plan")
-    options = Options(
-        epochs, batch_size, loss, optimizer, lr, momentum, nesterov, weight_decay, schedule, warmup, dropout, clip_norm,
-        patience, seed, shuffle_buffer, init, evolve, evolve_every, drop, target_density, new_communication,
-    )  # fmt: skip
-    every = Every.parse(checkpoint_every)
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise InputError(f"keep {keep!r} is not usable: at least 1 checkpoint stays, the newest")
-    if scratch is not None and not isinstance(scratch, str | os.PathLike):
-        raise InputError(f"scratch {scratch!r} is no path: name a folder")
-    if scratch is not None and not os.access(scratch, os.W_OK | os.X_OK):
-        raise InputError(f"scratch {os.fspath(scratch)}: not a folder that can be written: name one")
-    opened = open_store(store.path if isinstance(store, Store) else store)
-    options.loss_function().check(opened.activations[-1], opened.widths[-1])
-    if engine == "dask":
-        from dasksdnn.engines.cluster.workers import find_client
-        from dasksdnn.training.distribution import train_on
-
-        return train_on(
-            find_client(client), opened, options, every, keep, resume, x, y, validation,
-            memory=memory, threads=threads, scratch=scratch, strategy=strategy, listener=listener,
+    with _ranks(engine, trace) as world:
+        options = Options(
+            epochs, batch_size, loss, optimizer, lr, momentum, nesterov, weight_decay, schedule, warmup, dropout, clip_norm,
+            patience, seed, shuffle_buffer, init, evolve, evolve_every, drop, target_density, new_communication,
         )  # fmt: skip
-    with writing(opened):
-        run = Run(opened, options, every, keep, resume, listener)
-        return complete(run, x, y, validation, memory, threads, scratch)
+        every = Every.parse(checkpoint_every)
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise InputError(f"keep {keep!r} is not usable: at least 1 checkpoint stays, the newest")
+        if scratch is not None and not isinstance(scratch, str | os.PathLike):
+            raise InputError(f"scratch {scratch!r} is no path: name a folder")
+        if scratch is not None and not os.access(scratch, os.W_OK | os.X_OK):
+            raise InputError(f"scratch {os.fspath(scratch)}: not a folder that can be written: name one")
+        opened = open_store(store.path if isinstance(store, Store) else store)
+        options.loss_function().check(opened.activations[-1], opened.widths[-1])
+        if engine == "dask":
+            from dasksdnn.engines.cluster.workers import find_client
+            from dasksdnn.training.distribution import train_on
+
+            return train_on(
+                find_client(client), opened, options, every, keep, resume, x, y, validation,
+                memory=memory, threads=threads, scratch=scratch, strategy=strategy, listener=listener,
+            )  # fmt: skip
+        if world is not None:
+            from dasksdnn.training.ranks import train_by_ranks
+
+            return train_by_ranks(
+                world, opened, options, every, keep, resume, x, y, validation,
+                memory=memory, threads=threads, scratch=scratch, strategy=strategy, trace=trace, listener=listener,
+            )  # fmt: skip
+        with writing(opened):
+            run = Run(opened, options, every, keep, resume, listener)
+            return complete(run, x, y, validation, memory, threads, scratch)
+
+
+def _ranks(engine: str, trace: Any) -> AbstractContextManager[Any]:
+    """The world of MPI's ranks, where that is the engine, else None: what fails at one of them is not to keep others waiting."""
+    if engine != "mpi":
+        return nullcontext()
+    from dasksdnn.engines.mpi.run import enter_world
+
+    return enter_world(trace)
 
 
 def complete(

@@ -25,6 +25,7 @@ from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.inference import DEFAULT_SHARE, check_threads
 from dasksdnn.engines.probing import Probe
 from dasksdnn.engines.shares import share_of, whole
+from dasksdnn.engines.traffic import gather_traffic
 from dasksdnn.engines.trainer import Trainer, prepare
 from dasksdnn.engines.transport import Alone, gather, tell
 from dasksdnn.errors import InputError, TrainingError
@@ -84,6 +85,8 @@ class Run:
     saved: float = 0.0
     reserved: int = 0
     held: int = 0
+    tally: Any = 0  # of engines that are closed
+    events: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._take_share()
@@ -233,6 +236,8 @@ class Run:
     def close(self) -> None:
         """Give the engine's memory and scratch back."""
         if self.engine is not None:
+            self.tally = self.tally + self.engine.exchange.tally
+            self.events += self.engine.exchange.events()
             self.engine.close()
             self.engine = None
 
@@ -254,6 +259,9 @@ class Run:
             raise
         peak = max(gather(self.grid.transport, host.peak_resident()))
         plan = {**self.plan.as_dict(), "peak_rss_bytes": peak}
+        if self.grid.owners > 1:
+            tally = self.tally + self.trainer.exchange.tally
+            plan["traffic"] = gather_traffic(self.grid, tally, self.store.dtype.itemsize).as_dict()
         return History(tuple(self.history), plan, tuple(self.changes))
 
     def _impatient(self) -> bool:
