@@ -193,6 +193,76 @@ def on_dask(
     write_json(json_path, {"command": "bench dask", "machine": machine, "cases": found})
 
 
+@bench.command("mpi", short_help="The engines: local, and MPI ranks that mpiexec started.")
+@click.option("--only", metavar="NAMES", help="inference, training, single, partition.  [default: all]")
+@click.option("--neurons", metavar="N,N", help="[default: 16384 to infer, 1024 and 16384 to train, else 1024]")
+@number("--layers", "Of every network.", default=120)
+@click.option(
+    "--samples", metavar="N,N", default="256,6000", show_default=True, help="Of inference; none of them dies."
+)
+@number("--repeats", "Rounds, in each of which every contender has its turn.", default=5)
+@click.option("--memory", metavar="SIZE", default="4GiB", show_default=True, help="Budget of each process.")
+@JSON
+def on_mpi(
+    only: str | None,
+    neurons: str | None,
+    layers: int,
+    samples: str,
+    repeats: int,
+    memory: str,
+    json_path: Path | None,
+) -> None:
+    """Measure the MPI engine; all ranks run this: mpiexec -n 2 dasksdnn bench mpi.
+
+    \b
+    inference  with as many ranks of one thread as the local engine has threads
+    training   a step at batch 256, likewise
+    single     microseconds of exchange and overhead a layer where a pass has one
+               sample: from compiled code, and the same messages from Python
+    partition  a step at batch 64 with random and with hypergraph rows: words,
+               messages and seconds, beside what the model of a step says
+
+    Rank 0 alone prints, and writes the report.
+    """  # noqa: D301 - \b tells click to leave the lines as they are
+    import tempfile
+    from functools import partial
+
+    from dasksdnn.bench import exchanges
+    from dasksdnn.bench import ranks as kinds
+    from dasksdnn.bench.machine import describe
+    from dasksdnn.bench.report import machine_table
+    from dasksdnn.engines.mpi.world import World
+
+    with World().together() as world, ExitStack() as held:
+        ranks = kinds.Ranks(world)
+        chosen, counts = _cases(only, kinds.KINDS), numbers(samples, "samples", [])
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats}: it must be at least 1")
+        many = numbers(neurons, "neurons", [])
+        machine = describe((*PACKAGES, "mpi4py"))
+        if world.leads:
+            show("bench mpi", {**machine_table(machine), "ranks": str(ranks.size)})
+        folder = Path(ranks.alone(lambda: held.enter_context(tempfile.TemporaryDirectory())))
+        cases = {
+            "inference": [partial(kinds.inference, ranks, folder, n, layers, counts) for n in many or [16384]],
+            "training": [partial(kinds.training, ranks, folder, n, layers, 256) for n in many or [1024, 16384]],
+            "single": [partial(exchanges.single, ranks, folder, n, layers) for n in many or [1024]],
+            "partition": [partial(exchanges.partitions, ranks, folder, n, layers, 64) for n in many or [1024]],
+        }
+        found: dict[str, dict[str, Any]] = {kind: {} for kind in chosen}
+        for kind in chosen:
+            for work in cases[kind]:
+                for case in work(repeats, memory):
+                    found[kind][case.title] = case.record
+                    if world.leads:
+                        click.echo()
+                        show(case.title, {})
+                        show_grid(case.header, case.rows)
+                        click.echo(f"  {case.note}" if case.note else "", nl=bool(case.note))
+        if world.leads:
+            write_json(json_path, {"command": "bench mpi", "machine": machine, "ranks": ranks.size, "cases": found})
+
+
 class _Report:
     """What is printed as it is measured, and written at the end; everything is checked at the start."""
 

@@ -1,4 +1,4 @@
-"""Running on Dask from the command line: the options that say where, and the cluster that is there while a command runs."""
+"""Running on many processes from the command line: the options that say where, and what is there while a command runs."""
 
 from __future__ import annotations
 
@@ -6,46 +6,101 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dasksdnn import config, host
-from dasksdnn.cli.options import number
+from dasksdnn.cli.options import PATH, number
+from dasksdnn.diagnostics.progress import progress
 from dasksdnn.errors import ClusterError, InputError
+from dasksdnn.events import Listener, ignore
 
 #: Seconds to wait for a scheduler to answer, and for the processes of a cluster of our own to be there or to end.
 PATIENCE = 15
 #: The least limit of a worker of our own: with less it could not start, and tell what it needs.
 LEAST_LIMIT = 1 << 30
 
-ENGINE = click.option(
-    "--engine",
-    type=click.Choice(["local", "dask"]),
-    default="local",
-    show_default=True,
-    help="In this process, or on Dask workers; --memory and --threads are then each worker's.",
-)
+
+def _engine(*names: str) -> Callable[..., Any]:
+    among = ", or among the processes that mpiexec started" if "mpi" in names else ""
+    return click.option(
+        "--engine",
+        type=click.Choice(names),
+        default="local",
+        show_default=True,
+        help=f"In this process, on Dask workers{among}; --memory and --threads are then each one's.",
+    )
+
+
 SCHEDULER = click.option("--scheduler", metavar="ADDRESS", help="Dask's scheduler, such as tcp://10.0.0.1:8786.")
 WORKERS = number("--workers", "Instead of a scheduler: start so many workers on this machine, for this command.")
 STRATEGY = click.option(
     "--strategy",
     type=click.Choice(["samples", "parts"]),
-    help="On Dask: split the samples over the workers, or the parts of the network.  [default: what should be faster]",
+    help="Split the samples over workers or ranks, or the parts of the network.  [default: what should be faster; with MPI "
+    "parts]",
+)
+TRACE = click.option(
+    "--trace",
+    metavar="FILE",
+    type=PATH,
+    help="With MPI: a timeline of all ranks to make, for chrome://tracing or Perfetto.",
 )
 
 
 def on_dask(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where a command runs: engine, scheduler, workers."""
-    for option in (WORKERS, SCHEDULER, ENGINE):
+    """Add the options that say where a command runs: engine (local or dask), scheduler, workers."""
+    return _where(command, "local", "dask")
+
+
+def on_engines(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that MPI's ranks can run, too, with a trace."""
+    return _where(TRACE(command), "local", "dask", "mpi")
+
+
+def _where(command: Callable[..., Any], *engines: str) -> Callable[..., Any]:
+    for option in (WORKERS, SCHEDULER, _engine(*engines)):
         command = option(command)
     return command
 
 
-def check_strategy(engine: str, strategy: str | None) -> None:
+def check_engine(engine: str, strategy: str | None, trace: Path | None = None) -> None:
+    """Refuse options that the engine has no use for."""
     if engine == "local" and strategy is not None:
-        raise InputError("--strategy is for --engine dask: add it, or leave it out")
+        raise InputError("--strategy is for --engine dask or mpi: add it, or leave it out")
+    if engine != "mpi" and trace is not None:
+        raise InputError("--trace is for --engine mpi: add it, or leave it out")
+
+
+class Ranks:
+    """Who runs a command: this process alone, or all ranks of an MPI launcher, of which the first prints and writes."""
+
+    def __init__(self, world: Any = None) -> None:
+        self._world = world
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process prints and writes."""
+        return self._world is None or bool(self._world.leads)
+
+    def progress(self) -> AbstractContextManager[Listener]:
+        """Progress on stderr, of the first rank's work where there are many."""
+        return progress() if self.leads else nullcontext(ignore)
+
+
+@contextmanager
+def ranks(engine: str) -> Iterator[Ranks]:
+    """See to it, where MPI's ranks run the command, that what ends one of them ends all."""
+    if engine != "mpi":
+        yield Ranks()
+        return
+    from dasksdnn.engines.mpi.world import World
+
+    with World().together() as world:
+        yield Ranks(world)
 
 
 @contextmanager
@@ -61,7 +116,7 @@ def chosen_client(
     ClusterError
         No scheduler answers, or workers do not start.
     """
-    if engine == "local":
+    if engine != "dask":
         if scheduler is not None or workers is not None:
             raise InputError("--scheduler and --workers are for --engine dask: add it, or leave them out")
         yield None

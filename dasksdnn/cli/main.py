@@ -98,12 +98,24 @@ def _run(arguments: list[str] | None) -> int:
         _drop_output()
         return 1
     except (KeyboardInterrupt, StoppedError, click.Abort) as stop:
-        _say("; ".join(["stopped", *(_notes(stop) or _notes(stop.__cause__) or ["nothing was left half-written"])]))
+        if not _said_elsewhere(stop):
+            _say("; ".join(["stopped", *(_notes(stop) or _notes(stop.__cause__) or ["nothing was left half-written"])]))
         return 128 + int(getattr(stop, "number", signal.SIGINT))
     except (click.ClickException, DaskSDNNError, MemoryError, OSError) as error:
-        _say(_explain(error))
+        if not _said_elsewhere(error):
+            _say(_explain(error))
         return 2
     return int(status or 0)
+
+
+def _said_elsewhere(error: BaseException) -> bool:
+    """Whether another process of the same launcher says the same: one line is enough."""
+    from dasksdnn.engines.mpi.world import launched, said_elsewhere
+
+    if isinstance(error, click.ClickException):  # of the command line, which is the same for all
+        told = launched(os.environ)
+        return told is not None and told[0] > 0
+    return any(said_elsewhere(e) for e in (error, error.__cause__) if e is not None)
 
 
 def _explain(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dasksdnn import config, host
-from dasksdnn.cli.cluster import STRATEGY, check_strategy, chosen_client, on_dask
+from dasksdnn.cli.cluster import STRATEGY, check_engine, chosen_client, on_dask, on_engines, ranks
 from dasksdnn.cli.options import JSON, MEMORY, OVERWRITE, PATH, STORE, THREADS, number
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
@@ -45,7 +45,7 @@ def plan(
     """
     from dasksdnn.engines.inference import plan as choose
 
-    check_strategy(engine, strategy)
+    check_engine(engine, strategy)
     with progress() as listener, chosen_client(engine, scheduler, workers, memory, threads) as client:
         options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy}
         chosen: Any = choose(store, samples, client=client, listener=listener, **options)
@@ -114,7 +114,7 @@ def _candidates(chosen: Any) -> list[dict[str, Any]]:
 )
 @MEMORY
 @THREADS
-@on_dask
+@on_engines
 @STRATEGY
 @OVERWRITE
 @JSON
@@ -130,35 +130,51 @@ def infer(
     scheduler: str | None,
     workers: int | None,
     strategy: str | None,
+    trace: Path | None,
     overwrite: bool,
     json_path: Path | None,
 ) -> None:
     """Stream samples through STORE within a memory budget.
 
     Keep the outputs with --output, the list of samples with a non-zero output with --categories; without either, the
-    run is only measured. On Dask, every worker must see STORE and ARRAY.
+    run is only measured. On Dask or with MPI, every worker or rank must see STORE and ARRAY.
     """
     from dasksdnn.engines.inference import infer as run
     from dasksdnn.store.reader import open_store
 
-    check_outputs(overwrite, stores=[output], files=[categories], report=json_path, inputs=[store, source])
     start = perf_counter()
-    check_strategy(engine, strategy)
-    opened = open_store(store)
-    ours = memory if engine == "local" else None  # on Dask the budget is each worker's, not this process's
+    check_engine(engine, strategy, trace)
+    ours = None if engine == "dask" else memory  # on Dask the budget is each worker's, not this process's
     with ExitStack() as held:
-        keep = held.enter_context(_categories(categories, overwrite))
+        who = held.enter_context(ranks(engine))
+        check_outputs(overwrite, stores=[output], files=[categories, trace], report=json_path, inputs=[store, source])
+        opened = open_store(store)
+        keep = held.enter_context(_categories(categories if who.leads else None, overwrite))
         dataset = held.enter_context(open_samples(source, opened.widths[0], samples, ours))
-        listener = held.enter_context(progress())
+        listener = held.enter_context(who.progress())
         client = held.enter_context(chosen_client(engine, scheduler, workers, memory, threads))
-        out = "categories" if output is None else output
         options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy, "overwrite": overwrite}
-        result = run(opened, dataset, out=out, client=client, listener=listener, **options)
+        result = run(
+            opened,
+            dataset,
+            out="categories" if output is None else output,
+            client=client,
+            engine="mpi" if engine == "mpi" else None,
+            trace=trace,
+            listener=listener,
+            **options,
+        )
         keep(result.categories)
+        leads = who.leads
+    if not leads:
+        return
     seconds = perf_counter() - start
-    peak = host.peak_resident() if client is None else result.peak_rss
+    peak = host.peak_resident() if engine == "local" else result.peak_rss
     write_json(json_path, {"command": "infer", "store": str(store), **_ran_facts(result, seconds, peak)})
     show(f"infer: {store}", _ran(result, seconds, peak))
+    if result.traffic is not None:
+        click.echo()
+        show_grid(result.traffic.HEADER, result.traffic.rows())
 
 
 @contextmanager
@@ -231,6 +247,7 @@ def _ran_facts(result: Any, seconds: float, peak: int) -> dict[str, Any]:
         "peak_rss_bytes": peak,
         "categories": (result.categories + 1).tolist(),
         "plan": result.plan.as_dict(),
+        **({} if result.traffic is None else {"traffic": result.traffic.as_dict()}),
     }
 
 

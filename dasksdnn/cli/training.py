@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from dasksdnn import host
-from dasksdnn.cli.cluster import STRATEGY, check_strategy, chosen_client, on_dask
+from dasksdnn.cli.cluster import STRATEGY, check_engine, chosen_client, on_engines, ranks
 from dasksdnn.cli.options import JSON, MEMORY, PATH, SEED, STORE, THREADS, number
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.cli.running import open_samples
-from dasksdnn.diagnostics.progress import progress
 from dasksdnn.diagnostics.tables import show, show_grid, write_json
 
 
@@ -94,7 +93,7 @@ from dasksdnn.diagnostics.tables import show, show_grid, write_json
 @SEED
 @MEMORY
 @THREADS
-@on_dask
+@on_engines
 @STRATEGY
 @JSON
 def train(
@@ -111,13 +110,14 @@ def train(
     scheduler: str | None,
     workers: int | None,
     strategy: str | None,
+    trace: Path | None,
     **options: Any,
 ) -> None:
     """Train the network in STORE by backprop, within a memory budget.
 
     Every checkpoint is a new generation of the store and counts at once; killed at any moment, the last one is whole, and
     --resume goes on from it to the same bits. On Dask, every worker must be able to write STORE; where workers are lost,
-    training goes on by itself from the last checkpoint.
+    training goes on by itself from the last checkpoint. With MPI, a rank that fails ends all, and --resume goes on.
     """
     from dasksdnn.bench.chart import check_chart, save_figure
     from dasksdnn.diagnostics.curves import draw
@@ -125,21 +125,22 @@ def train(
     from dasksdnn.training.loop import train as run
 
     check_chart(chart)
-    check_outputs(False, files=[chart], report=json_path, inputs=[store, data, labels, *(validation or ())])
     start = perf_counter()
-    check_strategy(engine, strategy)
-    opened = open_store(store)
-    ours = memory if engine == "local" else None  # on Dask the budget is each worker's, not this process's
+    check_engine(engine, strategy, trace)
+    ours = None if engine == "dask" else memory  # on Dask the budget is each worker's, not this process's
     with ExitStack() as held:
-        features = opened.widths[0]
+        who = held.enter_context(ranks(engine))
+        inputs = [store, data, labels, *(validation or ())]
+        check_outputs(False, files=[chart, trace], report=json_path, inputs=inputs)
+        features = open_store(store).widths[0]
         x = held.enter_context(open_samples(data, features, None, ours))
         looked_at = None
         if validation:
             looked_at = (held.enter_context(open_samples(validation[0], features, None, ours)), validation[1])
-        listener = held.enter_context(progress())
+        listener = held.enter_context(who.progress())
         client = held.enter_context(chosen_client(engine, scheduler, workers, memory, threads))
         history = run(
-            opened,
+            store,
             x,
             labels,
             validation=looked_at,
@@ -147,13 +148,18 @@ def train(
             memory=memory,
             threads=threads,
             client=client,
+            engine="mpi" if engine == "mpi" else None,
             strategy=strategy,
+            trace=trace,
             listener=listener,
             **options,
         )
+        leads = who.leads
+    if not leads:
+        return
     after = open_store(store)
     seconds = perf_counter() - start
-    peak = host.peak_resident() if client is None else history.plan["peak_rss_bytes"]
+    peak = host.peak_resident() if engine == "local" else history.plan["peak_rss_bytes"]
     facts = {
         "command": "train",
         "store": str(store),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -20,6 +21,8 @@ from dasksdnn.errors import DaskSDNNError, InputError
 
 #: Seconds that a rank which failed waits for the others to fail, too.
 WAITING = 1.0
+#: Seconds that a launcher gets to pass on what a rank said, before it ends them all.
+TELLING = 0.5
 #: What launchers tell a process of its rank and of how many there are.
 LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
@@ -112,6 +115,7 @@ class World:
             error.__dict__["said_by"] = texts.index(repr(error))
             return
         _say(self.transport.rank, error)
+        sleep(TELLING)
         self._mpi.COMM_WORLD.Abort(128 + 2 if isinstance(error, KeyboardInterrupt) else 2)
 
     def close(self) -> None:
@@ -130,7 +134,9 @@ def said_elsewhere(error: BaseException) -> bool:
 
 def _say(rank: int, error: BaseException) -> None:
     if isinstance(error, DaskSDNNError | KeyboardInterrupt):
-        text = str(error) or "interrupted"
+        text = "; ".join(
+            ["stopped" if isinstance(error, KeyboardInterrupt) else str(error), *getattr(error, "__notes__", [])]
+        )
         sys.stderr.write(f"dasksdnn: rank {rank}: {' '.join(text.split())}\n")
     else:
         sys.stderr.write(f"dasksdnn: rank {rank}:\n")
@@ -140,7 +146,9 @@ def _say(rank: int, error: BaseException) -> None:
 
 def _mpi4py() -> Any:
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a launcher that is another MPI's: see `World`
+            from mpi4py import MPI
     except ImportError as error:
         raise InputError(
             f"the MPI engine needs mpi4py and an MPI library ({error}): pip install 'dasksdnn[mpi]'"
