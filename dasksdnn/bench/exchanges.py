@@ -39,6 +39,10 @@ PASSES, STEPS = 100, 20
 #: Compiled code notes at most so many events of a layer in a step.
 NOTED = 12
 
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+#: What is measured, each with what the model says.
+_BESIDE = ("exchange ms", "model", "step ms", "model")
+
 #: What a pass took, and what of it is known to be computing, in nanoseconds, by its name.
 Taken = dict[str, tuple[int, int]]
 
@@ -64,43 +68,25 @@ def single(ranks: Ranks, folder: Path, neurons: int, layers: int, repeats: int, 
         for (name, what), taken in found.items():
             of = inferring if what.startswith("inference") else learning
             rows += _overheads(ranks, what, name, taken, found["compiled", what], share, of[name].events())
-    header = (
-        "pass of one sample",
-        "by",
-        "of",
-        "p50 us",
-        "p90 us",
-        "p99 us",
-        "max us",
-        "mean us",
-        "computing us a layer",
-    )
+    header = ("pass of one sample", "by", "of", *(f"{n} us" for n in (*_QUANTILES, "mean")), "computing us a layer", "")
     shown = [(r["pass"], r["by"], r["of"], *(f"{r[n]:.2f}" for n in (*_QUANTILES, "mean", "computing"))) for r in rows]
     title = f"single: RadiX-Net {neurons} x {layers}, exchange and overhead a layer"
     note = f"{len(share.meets)} of {layers} layers exchange; values of all ranks; computing is what compiled code notes"
-    yield Case(title, (*header, ""), [(*row, "") for row in shown], rows, note)
+    yield Case(title, header, [(*row, "") for row in shown], rows, note)
 
 
 def partitions(
     ranks: Ranks, folder: Path, neurons: int, layers: int, batch: int, repeats: int, memory: str
 ) -> Iterator[Case]:
     """A step of training with random rows and with hypergraph rows, beside what the model of a step says of them."""
-    latency, bandwidth = tell(ranks.transport, ping_pong(ranks.transport) if ranks.transport.rank < 2 else None)
+    wire = ping_pong(ranks.transport) if ranks.transport.rank < 2 else None
     ranks.sleep()
+    latency, bandwidth = tell(ranks.transport, wire)
     nets = {"RadiX-Net": radixnet(neurons, layers, weights="random", bias=0.0), "community": community(neurons, layers)}
     for name, net in nets.items():
         machine = Machine(ranks.alone(partial(kernel_rate, net, batch)), latency, bandwidth)
         record = _partitioned(ranks, folder, net, machine, batch, repeats, memory)
-        header = (
-            "rows",
-            "words a sample",
-            "messages a step",
-            "exchange ms",
-            "model",
-            "step ms",
-            "model",
-            "one rank's / its",
-        )
+        header = ("rows", "words a sample", "messages a step", *_BESIDE, "one rank's / its", "")
         shown = [
             (
                 row["rows"],
@@ -116,15 +102,10 @@ def partitions(
             f"model: {machine.rate / 1e9:.1f} G multiply-adds/s, {1e6 * latency:.2f} us a message, {bandwidth / 1e9:.2f} GB/s; "
             "exchange: packing and waiting of the busiest rank"
         )
-        yield Case(
-            title, (*header, ""), [(*row, "") for row in shown], {"machine": asdict(machine), "rows": record}, note
-        )
+        yield Case(title, header, [(*row, "") for row in shown], {"machine": asdict(machine), "rows": record}, note)
 
 
 # -- one sample
-
-
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 @contextmanager
