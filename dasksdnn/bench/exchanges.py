@@ -59,7 +59,7 @@ def single(ranks: Ranks, folder: Path, neurons: int, layers: int, repeats: int, 
         inferring, learning = {}, {}
         for name, how in (("compiled", replace(wire, events=events)), ("Python", None)):
             with _by(ranks, how):
-                inferring[name] = _Inferring(Together(share, ranks.grid, settings, _nobody, False), weights)
+                inferring[name] = _Inferring(Together(share, ranks.grid, settings, False), weights)
                 learning[name] = held.enter_context(closing(_Learning(store, share, ranks.grid)))
         found: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for some in (inferring, learning):

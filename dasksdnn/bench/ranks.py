@@ -235,7 +235,8 @@ def _holding(
     grid, dataset, share = ranks.grid, as_dataset(path), ranks.share(store)
     chosen = infer(store, path, out="categories", memory=memory, engine="mpi", threads=1).plan.settings
     mine = held.enter_context(closing(Weights(store, chosen, share)))
-    passage = Together(share, grid, chosen, lambda names, owner: names % grid.owners == owner, False)
+    passage = Together(share, grid, chosen, False)
+    passage.mine = lambda names, owner: names % grid.owners == owner
     zero = ranks.alone(lambda: local.layers_that_map_zero_to_zero(store))
     mine.zero_to_zero = zero
     whole: list[tuple[Settings, Weights]] = []

@@ -330,6 +330,9 @@ def _cases(text: str | None, known: Sequence[str]) -> list[str]:
     chosen = names(text, known)
     if not chosen:
         raise InputError(f"only: no case is named; use some of {','.join(known)}, or leave it out")
+    for name in chosen:
+        if name not in known:
+            raise InputError(f"only: {name!r} is not known; use some of {','.join(known)}")
     return chosen
 
 

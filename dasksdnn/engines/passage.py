@@ -123,16 +123,20 @@ class Together:
     grid : Grid
     settings : Settings
         Of one worker.
-    mine : callable, optional
-        From sample names and an owner to those whose outputs it passes on, a bool array. Without, outputs stay where they
-        are: a panel of outputs has one row, which says who is alive.
+    rows : bool
+        Without, outputs stay where they are: a panel of outputs has one row, which says who is alive.
+
+    Attributes
+    ----------
+    mine : callable
+        From sample names and an owner to those whose outputs it passes on, a bool array.
     """
 
-    def __init__(
-        self, share: Share, grid: Grid, settings: Settings, mine: Callable[[Array, int], Array], rows: bool
-    ) -> None:
+    mine: Callable[[Array, int], Array]
+
+    def __init__(self, share: Share, grid: Grid, settings: Settings, rows: bool) -> None:
         store = share.store
-        self._share, self._grid, self._mine, self._rows = share, grid, mine, rows
+        self._share, self._grid, self._rows = share, grid, rows
         self.group = settings.group
         count = settings.panels + self.group
         # A row more than is needed: panels whose sizes are powers of two would share places in the caches.
@@ -193,7 +197,7 @@ class Together:
             self._result[0, : panel.count] = flags
             return panel.names, self._result, self._order
         grid, owners = self._grid, range(self._grid.owners)
-        wanted = {owner: np.flatnonzero(self._mine(panel.names, owner) | (panel.names < 0)) for owner in owners}
+        wanted = {owner: np.flatnonzero(self.mine(panel.names, owner) | (panel.names < 0)) for owner in owners}
         columns = wanted[grid.owner]
         pieces: dict[int, Array] = {}
         for owner, some in wanted.items():

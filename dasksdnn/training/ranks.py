@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from dasksdnn.engines.inference import check_threads
+from dasksdnn.engines.member import room
 from dasksdnn.engines.mpi.run import agree_on, layout, traced
 from dasksdnn.engines.mpi.world import World
-from dasksdnn.engines.together import led, room
+from dasksdnn.engines.together import led
 from dasksdnn.events import Listener, ignore
 from dasksdnn.store.checkpoints import writing
 from dasksdnn.store.reader import Store

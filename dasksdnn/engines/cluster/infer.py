@@ -175,7 +175,7 @@ class _Run:
         forced = None if self.asked.strategy is None else NAMES[self.asked.strategy]
         seconds = share.chosen.seconds
         unit = 1 if job.out is None else int(written_together(job.out)[0])
-        parts = Parts(self.client, self.store, job, self.source, worker.settings.tile)
+        parts = Parts(self.client, self.store, job, self.source)
         split = parts.prediction(cluster, worker, self.samples, unit, self.asked.batch) if forced != SAMPLES else None
         chosen = choose(sizes_of(self.store), self.samples, cluster, worker, seconds, batch, split, forced)
         return chosen, parts if chosen.chosen.strategy == PARTS else Samples(self.client, job, self.source)

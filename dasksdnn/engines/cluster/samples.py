@@ -111,7 +111,7 @@ class _Outputs:
             self.rows = np.zeros(self._shape, self._dtype)
             return ArraySink(self.rows)
         region = Region(self._job.out, self._batch.start, self._batch.stop)
-        self._chunked = ChunkedSink(region, _scratch())
+        self._chunked = ChunkedSink(region, scratch_here())
         return self._chunked
 
     def __enter__(self) -> _Outputs:
@@ -122,13 +122,14 @@ class _Outputs:
             self._chunked.close()
 
 
-def _scratch() -> Path | None:
+def scratch_here() -> Path:
+    """The folder of this worker for temporary files."""
     from distributed import get_worker
 
     return Path(get_worker().local_directory)
 
 
-def _budget(memory: int | None) -> int | None:
+def budget_here(memory: int | None) -> int | None:
     """What this worker may hold: it may have joined later, with less memory than the others."""
     worker = current_worker()
     return memory if worker is None else budget_of(worker, memory)
@@ -159,7 +160,7 @@ def infer_batch(job: Job, batch: Batch, source: Any) -> Done:
                 store,
                 dataset,
                 outputs.sink if job.rows or job.out is not None else None,
-                memory=_budget(job.memory),
+                memory=budget_here(job.memory),
                 threads=job.threads,
                 room=max(0, job.room - _managed()),
                 stop=stop,
@@ -202,7 +203,7 @@ def plan_batch(job: Job, dataset: Any) -> Plan:
     threads = job.threads if job.threads is not None else here.threads
     with _Outputs(job, Batch(0, dataset.samples), (0, store.widths[-1]), store.dtype) as outputs:
         sink = outputs.sink() if job.out is not None else CategorySink()
-        return plan_for(store, dataset, sink, _budget(job.memory), threads, ignore, job.room)
+        return plan_for(store, dataset, sink, budget_here(job.memory), threads, ignore, job.room)
 
 
 @dataclass(frozen=True, slots=True)

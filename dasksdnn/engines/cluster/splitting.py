@@ -1,35 +1,44 @@
 """Parts split as a strategy of the driver: who owns which parts, on which workers, and how large batches are.
 
-4 parts, 2 workers: each owns two                    2 parts, 5 workers: two groups of two; one waits for a group to need it
+    batch   owner 0's task on worker A  ==slices==  owner 1's task on worker B   --pieces-->  gathered
+
+4 parts, 2 workers: each owns two                    2 parts, 5 workers: two crews of two; one waits for a crew to need it
+
+Every task says where it runs. A worker that goes costs the batches of its crew: they are submitted again, to a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
-import numpy as np
-
-from dasksdnn import config
-from dasksdnn.engines.cluster.parts import Recipe, recipe, submit
-from dasksdnn.engines.cluster.samples import Done, Job, Region, Source, running, span_of, stop_run
-from dasksdnn.engines.cluster.stages import Found
+from dasksdnn import config, host
+from dasksdnn.engines.cluster import members
+from dasksdnn.engines.cluster.members import Crew, gathered, task_for, work
+from dasksdnn.engines.cluster.samples import Job, Source, stop_run
 from dasksdnn.engines.cluster.streaming import Batch, Submitted
 from dasksdnn.engines.cluster.workers import Worker
 from dasksdnn.engines.loading import sizes_of
-from dasksdnn.engines.shares import grouped
-from dasksdnn.network import Array
+from dasksdnn.engines.member import Room, plan_share, words_held
+from dasksdnn.engines.shares import grouped, share_of
+from dasksdnn.errors import ClusterError, MemoryBudgetError
 from dasksdnn.plan.cluster import Cluster, PartsSplit
-from dasksdnn.plan.memory import READING, SLACK, Settings, cut_slabs, slab_bytes
-from dasksdnn.plan.schedule import SLAB_BYTES, Plan
+from dasksdnn.plan.memory import largest_sizes
+from dasksdnn.plan.schedule import KERNEL_RATE, Plan
 from dasksdnn.store.reader import Store
 
-#: Batches in flight for each group of owners: while slices of one are on their way, others are computed.
-DEPTH = 3
-#: Batches for each group, at least.
+#: Batches for each crew, at least.
 BATCHES = 4
+#: Seconds of computing of a batch, at most: what is lost with a worker.
+LONGEST = 10.0
+#: The samples of a batch, where they pass through the network, and its outputs take no more than this part of a budget.
+SENT_PART = 16
+#: Crews take turns: owners that wait for each other must all have a thread. The scheduler knows this lock by its name.
+LOCK = "dasksdnn-parts"
+#: Seconds between looks at whether the scheduler is still there, while another run has the lock.
+LOOK = 5.0
 
 
 class Parts:
@@ -41,17 +50,17 @@ class Parts:
     store : Store
     job : Job
     source : Source
-    tile : int
-        Width of panels.
     """
 
-    def __init__(self, client: Any, store: Store, job: Job, source: Source, tile: int) -> None:
-        self._client, self._store, self._job, self._source, self._tile = client, store, job, source, tile
-        self._plan = store.comm_plan()
-        self._made: dict[tuple[int, bool], Recipe] = {}
+    def __init__(self, client: Any, store: Store, job: Job, source: Source) -> None:
+        self._client, self._store, self._job, self._source = client, store, job, source
         self._owner: dict[int, tuple[int, ...]] = {}
-        self._budget = 0
-        self._turn = 0
+        self._crews: dict[tuple[str, ...], Crew] = {}
+        self._runs: dict[tuple[str, ...], Any] = {}  # what each crew was given last
+        self._given: dict[Batch, tuple[str, ...]] = {}
+        self._names: list[str] = []
+        self._batch = 1
+        self._lock: Any = None
 
     def prediction(
         self, cluster: Cluster, worker: Plan, samples: int, unit: int, asked: int | None
@@ -72,54 +81,123 @@ class Parts:
         owners = min(cluster.workers, self._store.nparts)
         if owners < 2:
             return None
-        self._budget = cluster.budget - worker.chosen.projection.reserved
-        made = self._recipe(owners, cluster.hosts == 1)
-        sample = self._sample_bytes(owners)
-        weights = self._weights(made.job.settings, owners)
-        room = self._budget - weights - READING - SLACK
-        groups = cluster.workers // owners
-        batch = asked or max(1, min(room // (DEPTH * sample), -(-samples // (BATCHES * groups))))
-        whole = unit if asked else max(unit, self._tile)
-        batch = max(unit, batch // whole * whole or batch // unit * unit)
-        plan, loads = self._plan.coarsen(made.job.to), self._loads(owners)
-        return PartsSplit(
-            owners,
-            sum(layer.volume for layer in plan.layers[1:]),
-            made.tasks,
-            max(loads) / max(1, sum(loads)) / groups,
-            batch,
-            worker.chosen.projection.reserved + weights + READING + SLACK + DEPTH * batch * sample,
-        )
+        to, groups = self._to(owners), cluster.workers // owners
+        shares = [share_of(self._store, to, owner) for owner in range(owners)]
+        sizes = [sizes_of(self._store, share) for share in shares]
+        edges = [s.edges for s in sizes]
+        batch = asked or self._batch_size(cluster, max(edges), -(-samples // (BATCHES * groups)))
+        self._batch = batch = max(unit, batch // unit * unit)
+        limits = Room(cluster.budget, worker.chosen.projection.reserved, cluster.threads, host.caches())
+        try:
+            task = task_for(self._job, self._source.dataset, batch, unit)
+            projected = plan_share(largest_sizes(sizes), max(map(words_held, shares)), owners, limits, task).projected
+        except MemoryBudgetError as error:
+            projected = error.smallest
+        plan = self._store.comm_plan().coarsen(to)
+        words = sum(layer.volume for layer in plan.layers[1:])
+        return PartsSplit(owners, words, owners + 1, max(edges) / max(1, sum(edges)) / groups, batch, projected)
+
+    def _batch_size(self, cluster: Cluster, edges: int, share: int) -> int:
+        """Several for each crew; none takes long, so that little is lost with a worker."""
+        most = int(LONGEST * KERNEL_RATE * cluster.threads / max(1, edges))
+        widths, passing = self._store.widths, 0
+        if self._source.waits:
+            passing += widths[0]
+        if self._job.rows:
+            passing += 2 * widths[-1]
+        if passing:
+            most = min(most, cluster.budget // SENT_PART // (passing * self._store.dtype.itemsize))
+        return max(1, min(share, most))
 
     # -- of the driver
 
     def submit(self, batch: Batch, workers: Sequence[Worker]) -> Submitted:
         """See `Strategy`."""
-        owners = min(len(workers), self._store.nparts)
-        groups = len(workers) // owners
-        self._turn += 1
-        first = self._turn % groups * owners
-        used = workers[first : first + owners]
-        made = self._recipe(owners, len({worker.host for worker in used}) == 1)
-        source, held = self._samples(batch)
-        finish = partial(_done, self._job, batch)
-        addresses = [worker.address for worker in used]
-        rows = self._job.rows or self._job.out is not None
-        future = submit(self._client, made, addresses, source, batch.samples, finish, rows)
-        return Submitted(future, frozenset(addresses), held)
+        self._take_turn()
+        if batch in self._given:  # it was lost: so was its crew
+            self._end_crews([self._given.pop(batch)])
+        crew = self._crew(workers)
+        rows, held = self._samples(batch)
+        key = uuid4().hex
+        futures = [
+            self._client.submit(
+                work, self._job, crew, owner, batch, rows, key=f"sdnn-parts-{key}-{owner}", workers=[address],
+                allow_other_workers=False, pure=False, retries=0,
+            )
+            for owner, address in enumerate(crew.addresses)
+        ]  # fmt: skip
+        future = self._client.submit(
+            gathered, *futures, key=f"sdnn-gathered-{key}", workers=[crew.addresses[0]], allow_other_workers=False
+        )
+        self._given[batch] = crew.addresses
+        self._runs[crew.addresses] = future
+        return Submitted(future, frozenset(crew.addresses), (*held, *futures))
 
     def in_flight(self, workers: Sequence[Worker]) -> int:
         """See `Strategy`."""
-        return DEPTH * max(1, len(workers) // max(1, min(len(workers), self._store.nparts)))
+        return max(1, len(workers) // max(1, min(len(workers), self._store.nparts)))
 
     def stop(self) -> None:
         """See `Strategy`."""
+        self._end_crews(list(self._crews))
         self._client.run(stop_run, self._job.run, on_error="ignore")
 
     def close(self) -> None:
-        """Workers keep their parts for the next run, a while."""
+        """See `Strategy`."""
+        with suppress(OSError):
+            if self._client.status == "running":
+                self._end_crews(list(self._crews))
+        if self._lock is not None:
+            with suppress(OSError, ValueError):
+                self._lock.release()
+            self._lock = None
 
     # -- how
+
+    def _take_turn(self) -> None:
+        """Wait until no other run on this cluster splits parts."""
+        from distributed import Semaphore
+
+        if self._lock is not None:
+            return
+        lock = Semaphore(1, LOCK, scheduler_rpc=self._client.scheduler, loop=self._client.loop)
+        while not lock.acquire(timeout=LOOK):
+            if self._client.status != "running":
+                raise ClusterError("the scheduler is gone: start one, make a new client, and run again")
+        self._lock = lock
+
+    def _crew(self, workers: Sequence[Worker]) -> Crew:
+        """A crew that has nothing to do, of workers that are there."""
+        owners = min(len(workers), self._store.nparts)
+        there = {worker.address for worker in workers}
+        gone = [addresses for addresses in self._crews if not there.issuperset(addresses)]
+        self._end_crews(gone)
+        idle = [a for a in self._crews if len(a) == owners and self._is_done(a)]
+        if idle:
+            return self._crews[idle[0]]
+        self._end_crews([a for a in self._crews if len(a) != owners and self._is_done(a)])
+        taken = {address for addresses in self._crews for address in addresses}
+        free = [w for w in workers if w.address not in taken] or list(workers)
+        used = free[:owners] if len(free) >= owners else list(workers)[:owners]
+        addresses = tuple(worker.address for worker in used)
+        self._client.run(members.attend, workers=list(addresses), on_error="ignore")
+        shared = bool(config.get("shared-memory"))
+        crew = Crew(uuid4().hex, addresses, self._to(owners), self._batch, shared)
+        self._crews[addresses] = crew
+        self._names.append(crew.name)
+        return crew
+
+    def _is_done(self, addresses: tuple[str, ...]) -> bool:
+        run = self._runs.get(addresses)
+        return run is None or run.done()
+
+    def _end_crews(self, addresses: Sequence[tuple[str, ...]]) -> None:
+        """Let owners that still wait for others of these crews fail, and give back what they hold."""
+        names = tuple(self._crews.pop(a).name for a in addresses if a in self._crews)
+        for a in addresses:
+            self._runs.pop(a, None)
+        if names:
+            self._client.run(members.abort, names, on_error="ignore")
 
     def _to(self, owners: int) -> tuple[int, ...]:
         if owners not in self._owner:
@@ -128,53 +206,6 @@ class Parts:
 
     def _samples(self, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
         if self._source.shared is not None:
-            return span_of(self._source.shared, batch), ()
+            return self._source.shared, ()
         rows = self._source.rows(self._client, batch)
         return rows, (rows,)
-
-    def _recipe(self, owners: int, one_host: bool) -> Recipe:
-        lending = one_host and bool(config.get("shared-memory"))
-        if (owners, lending) not in self._made:
-            to = self._to(owners)
-            self._made[owners, lending] = recipe(
-                self._store, self._plan.coarsen(to), to, self._settings(owners), lending
-            )
-        return self._made[owners, lending]
-
-    def _settings(self, owners: int) -> Settings:
-        """Weights stay where they leave half of the budget to panels."""
-        layers = len(self._store)
-        stay = Settings(self._tile, 1, ((0, layers),), True, False, 1, self._tile)
-        if self._weights(stay, owners) <= self._budget // 2:
-            return stay
-        sizes = sizes_of(self._store)
-        return replace(stay, slabs=cut_slabs(sizes, SLAB_BYTES * owners), resident=False)
-
-    def _loads(self, owners: int) -> list[int]:
-        edges = self._store.block_nonzeros().sum(axis=0)
-        return [int(n) for n in np.bincount(self._to(owners), weights=edges, minlength=owners)]
-
-    def _weights(self, settings: Settings, owners: int) -> int:
-        """Bytes of the largest owner's weights that are held at once."""
-        sizes, loads = sizes_of(self._store), self._loads(owners)
-        share = max(loads) / max(1, sum(loads))
-        slabs = [slab_bytes(sizes, slab) for slab in settings.slabs]
-        return int(share * (sum(slabs) if settings.resident else max(slabs)))
-
-    def _sample_bytes(self, owners: int) -> int:
-        """Bytes that a batch in flight takes on a worker for each sample: two panels, slices both ways, inputs, outputs."""
-        plan = self._plan.coarsen(self._to(owners))
-        panel = max(max(layer.panel_size(p) for p in range(owners)) for layer in plan.layers)
-        moving = max(int(layer.sent().sum(axis=1).max() + layer.sent().sum(axis=0).max()) for layer in plan.layers)
-        outputs = 2 * self._store.widths[-1] if self._job.rows or self._job.out is not None else 0
-        words = panel + max(panel, self._store.widths[0]) + moving + outputs
-        return (words + (self._store.widths[0] if self._source.waits else 0)) * self._store.dtype.itemsize
-
-
-def _done(job: Job, batch: Batch, found: Found, rows: Array | None) -> Done:
-    """Write a batch's outputs, or give them."""
-    with running(job.run):
-        if job.out is not None and rows is not None:
-            Region(job.out, batch.start, batch.stop)[0 : batch.samples] = rows
-    kept = rows if job.rows else None
-    return Done(found.categories + batch.start, found.worked, found.peak_rss, kept)

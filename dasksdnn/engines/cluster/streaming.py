@@ -19,9 +19,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from dasksdnn.engines.cluster import workers as known
-from dasksdnn.engines.cluster.slices import SliceLostError
 from dasksdnn.engines.cluster.workers import Worker, wait_for_workers, workers_of
-from dasksdnn.errors import ClusterError
+from dasksdnn.errors import ClusterError, PeerLostError
 
 #: Seconds between looks at which workers there are.
 LOOK = 0.5
@@ -256,7 +255,7 @@ class _Driver:
                 f"{error.allowed_failures + 1} workers died, one after another, while they ran {flight.batch}: see the log of "
                 f"{error.last_worker.address}; where they die of memory, give them more of it, or a smaller budget (memory=)"
             ) from error
-        if isinstance(error, CancelledError | CommClosedError | SliceLostError):
+        if isinstance(error, CancelledError | CommClosedError | PeerLostError):
             self._again(flight, str(error) or type(error).__name__)
             return
         self._look_again()

@@ -11,9 +11,10 @@ from typing import Any
 
 from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.inference import Result, check_threads
+from dasksdnn.engines.member import room
 from dasksdnn.engines.mpi.world import World
 from dasksdnn.engines.shares import grouped
-from dasksdnn.engines.together import infer_together, room
+from dasksdnn.engines.together import infer_together
 from dasksdnn.engines.transport import gather
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener
