@@ -73,6 +73,13 @@ def test_one_rank_is_told_how_to_start_more(run):
     assert outcome.err.count("\n") == 1
 
 
+def test_an_unknown_kind_is_refused(run):
+    assert (
+        "only: 'fast' is not known; use some of inference,training"
+        in run("bench", "dask", "--only", "fast", status=2).err
+    )
+
+
 def test_gaps_are_between_computing():
     def event(layer, back, kind, began, ended):
         return (layer, back, 0, kind, began, ended)
