@@ -17,7 +17,8 @@ from dasksdnn.atomic import replacing
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local, session
 from dasksdnn.engines.loading import positions_dtype, sizes_of
-from dasksdnn.engines.sinks import CHUNK_BYTES, ArraySink, CategorySink, ChunkedSink, Tee, written_together
+from dasksdnn.engines.outputs import check_out, new_output
+from dasksdnn.engines.sinks import ArraySink, CategorySink, ChunkedSink, Tee
 from dasksdnn.engines.traffic import Traffic
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, ignore
@@ -378,55 +379,6 @@ def stream(
     if isinstance(out, np.ndarray):
         return _stream(store, dataset, [ArraySink(out)], memory, threads, listener)
     return _into_chunks(store, dataset, out, None, memory, threads, listener)
-
-
-def check_out(store: Store, dataset: Any, out: Any) -> None:
-    """An array to write to must be able to hold the outputs, and not be what is read."""
-    kinds = "a path, a NumPy array, or a Zarr array that is chunked along samples only"
-    is_array = isinstance(out, np.ndarray)
-    if not is_array and not (hasattr(out, "chunks") and hasattr(out, "store") and hasattr(out, "shape")):
-        raise InputError(f"out is {type(out).__name__}: give {kinds}")
-    if tuple(out.shape) != (dataset.samples, store.widths[-1]):
-        raise InputError(f"out has shape {tuple(out.shape)}, the outputs have ({dataset.samples}, {store.widths[-1]})")
-    if not np.can_cast(store.dtype, out.dtype, "same_kind"):
-        raise InputError(f"out is of {out.dtype}, which cannot hold outputs of {store.dtype}: make it of {store.dtype}")
-    if is_array and not out.flags.writeable:
-        raise InputError("out cannot be written: it is read-only; make a copy of it")
-    source = getattr(dataset, "array", None)
-    if is_array and isinstance(source, np.ndarray) and np.may_share_memory(out, source):
-        raise InputError(
-            "out and the samples share memory: the outputs would overwrite samples that are still to be read"
-        )
-    if not is_array and (len(out.chunks) != 2 or int(written_together(out)[1]) < store.widths[-1]):
-        raise InputError(f"out is chunked {tuple(out.chunks)}: give {kinds}")
-
-
-def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any], block: int = 1) -> Any:
-    """Make the Zarr array of outputs: chunks of about 2 MiB of samples, zstd and a checksum each, that fit with blocks of so
-    many samples.
-    """
-    import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    chunk = max(1, min(max(1, samples), 1 << 16, CHUNK_BYTES // (outputs * dtype.itemsize)))
-    chunk = _fitting(chunk, block)
-    return zarr.create_array(
-        zarr.storage.LocalStore(path),
-        shape=(samples, outputs),
-        chunks=(chunk, outputs),
-        dtype=dtype,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        fill_value=0,
-        dimension_names=("sample", "output"),
-    )
-
-
-def _fitting(chunk: int, block: int) -> int:
-    """A size near `chunk`, not above it, of which blocks are made up, or which is made up of blocks."""
-    if block <= chunk:
-        return chunk // block * block
-    # At most half of the wanted size: smaller chunks would cost more than blocks that are read twice.
-    return next((n for n in range(chunk, chunk // 2, -1) if block % n == 0), chunk)
 
 
 def _into_chunks(

@@ -21,8 +21,9 @@ import numpy as np
 from dasksdnn import host
 from dasksdnn.atomic import replacing
 from dasksdnn.engines.exchange import Grid
-from dasksdnn.engines.inference import Result, check_out, new_output
+from dasksdnn.engines.inference import Result
 from dasksdnn.engines.member import Member, Room, Task
+from dasksdnn.engines.outputs import check_out, new_output
 from dasksdnn.engines.sinks import CategorySink, ChunkedSink, Tee, written_together
 from dasksdnn.engines.traffic import gather_traffic
 from dasksdnn.engines.transport import gather, tell

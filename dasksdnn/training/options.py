@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import asdict, dataclass, replace
@@ -192,3 +193,8 @@ class Every:
         unit = (found[2] or "epochs")[:3]
         count = int(found[1]) * (60 if unit == "min" else 1)
         return cls(count, {"epo": "epochs", "ste": "steps"}.get(unit, "seconds"))
+
+
+def key_of(seed: int, step: int) -> int:
+    """Of what a step draws."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "little")

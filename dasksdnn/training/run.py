@@ -9,7 +9,6 @@ that was killed and goes on ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -45,7 +44,7 @@ from dasksdnn.training.evolution import drop_share, target_density
 from dasksdnn.training.history import Epoch, History
 from dasksdnn.training.initial import draw_anew
 from dasksdnn.training.optimizers import clip_factor, with_rate
-from dasksdnn.training.options import Every, Options
+from dasksdnn.training.options import Every, Options, key_of
 from dasksdnn.training.planning import densities, settings_alone, sizes_for, taken_over
 from dasksdnn.training.rewriting import Evolved, evolve
 from dasksdnn.training.stream import SampleStream
@@ -291,7 +290,7 @@ class Run:
         clip = None if options.clip_norm is None else partial(clip_factor, most=options.clip_norm)
         rule = with_rate(options.rule(), rate)
         try:
-            self.trainer.step(batch.rows, watch, rule, self.step, _key(options.seed, self.step), clip)
+            self.trainer.step(batch.rows, watch, rule, self.step, key_of(options.seed, self.step), clip)
         except FloatingPointError:
             self.step -= 1
             raise self._not_finite(f"batch {self.position + 1} (step {self.step + 1})") from None
@@ -498,8 +497,3 @@ class Run:
                 self.store, best, training=self._record(returned=True), keep=self.keep, protect={self.began, generation}
             )
         )
-
-
-def _key(seed: int, step: int) -> int:
-    """Of what a step draws."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "little")

@@ -195,7 +195,7 @@ def test_a_worker_loads_weights_once_and_runs_a_batch_with_all_its_threads(tmp_p
 def test_an_interrupt_leaves_nothing(tmp_path, cluster, stored, monkeypatch):
     from dasksdnn.engines.cluster import samples
 
-    monkeypatch.setattr("dasksdnn.engines.inference.CHUNK_BYTES", 8000)
+    monkeypatch.setattr("dasksdnn.engines.outputs.CHUNK_BYTES", 8000)
 
     store, _ = stored
     np.save(tmp_path / "x.npy", random_input(1, 3000, store.widths[0]))

@@ -284,7 +284,7 @@ def test_rows_that_wait_go_to_a_scratch_file(tmp_path, monkeypatch):
     net = random_net(15, layers=5, dying=0.8)
     x = random_input(15, 700, net.widths[0])
     store = sdnn.save(net, tmp_path / "net.zarr")
-    monkeypatch.setattr("dasksdnn.engines.inference.CHUNK_BYTES", 4000)
+    monkeypatch.setattr("dasksdnn.engines.outputs.CHUNK_BYTES", 4000)
     sdnn.infer(store, x, out=tmp_path / "y.zarr")
     import zarr
 

@@ -116,7 +116,7 @@ def test_a_batch_that_kills_its_workers(tmp_path, stored, readers, new_cluster, 
     store, x = stored
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         client = new_cluster(workers=2)
-    monkeypatch.setattr("dasksdnn.engines.inference.CHUNK_BYTES", 800)
+    monkeypatch.setattr("dasksdnn.engines.outputs.CHUNK_BYTES", 800)
     with pytest.raises(ClusterError, match=r"2 workers died, one after another, while they ran samples 300 to 309"):
         sdnn.infer(store, Slow(x, readers, deadly=303), out=tmp_path / "y.zarr", client=client, batch=BATCH)
     assert not list(tmp_path.glob("*y.zarr*"))
@@ -126,7 +126,7 @@ def test_no_worker_is_left(tmp_path, stored, readers, new_cluster, monkeypatch):
     store, x = stored
     monkeypatch.setattr("dasksdnn.engines.cluster.workers.PATIENCE", 2.0)
     client = new_cluster(workers=1)
-    monkeypatch.setattr("dasksdnn.engines.inference.CHUNK_BYTES", 800)
+    monkeypatch.setattr("dasksdnn.engines.outputs.CHUNK_BYTES", 800)
     watch = Watch([5], lambda: client.cluster.scale(0))
     with pytest.raises(ClusterError, match="no worker came to"):
         sdnn.infer(store, Slow(x, readers), out=tmp_path / "y.zarr", client=client, batch=BATCH, listener=watch)
@@ -135,7 +135,7 @@ def test_no_worker_is_left(tmp_path, stored, readers, new_cluster, monkeypatch):
 
 def test_the_scheduler_is_gone(tmp_path, stored, readers, new_cluster, monkeypatch):
     store, x = stored
-    monkeypatch.setattr("dasksdnn.engines.inference.CHUNK_BYTES", 800)
+    monkeypatch.setattr("dasksdnn.engines.outputs.CHUNK_BYTES", 800)
     client = new_cluster(workers=1)
     watch = Watch([5], client.cluster.close)
     with pytest.raises(ClusterError, match=r"scheduler.* (is gone|lost)"):

@@ -17,8 +17,9 @@ from dasksdnn.engines.cluster.samples import Job, Measured, Planning, Samples, S
 from dasksdnn.engines.cluster.splitting import Parts
 from dasksdnn.engines.cluster.streaming import Batch, Strategy, cut, run_batches
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
-from dasksdnn.engines.inference import Result, check_out, check_threads, new_output
+from dasksdnn.engines.inference import Result, check_threads
 from dasksdnn.engines.loading import sizes_of
+from dasksdnn.engines.outputs import check_out, new_output
 from dasksdnn.engines.sinks import written_together
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore

@@ -29,6 +29,7 @@ from dasksdnn.engines.lazy import opened
 from dasksdnn.engines.member import Member, Task, room
 from dasksdnn.engines.session import IDLE
 from dasksdnn.engines.sinks import CategorySink, ChunkedSink, Tee, rows_of, written_together
+from dasksdnn.errors import DaskSDNNError, PeerLostError
 from dasksdnn.kernels import ring
 from dasksdnn.network import Array
 from dasksdnn.store.reader import Store
@@ -149,8 +150,10 @@ _lock = Lock()
 _timer: Timer | None = None
 
 
-def work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece:
+def work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece | DaskSDNNError:
     """Take a batch through an owner's parts, in step with the other owners: the task.
+
+    Gives an error that was to be expected, too: where one owner fails, the others lose it, and `gathered` says who was first.
 
     Parameters
     ----------
@@ -160,12 +163,14 @@ def work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece:
     batch : Batch
     source : Dataset or array
         The whole dataset, or the batch's samples.
-
-    Raises
-    ------
-    PeerLostError
-        Another owner has gone.
     """
+    try:
+        return _work(job, crew, owner, batch, source)
+    except DaskSDNNError as error:
+        return error
+
+
+def _work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece:
     with running(job.run) as stop:
         store, dataset = opened(job.path, job.digest), span_of(source, batch)
         holding = _take(job, crew, owner, dataset)
@@ -271,8 +276,18 @@ def attend(dask_worker: Any) -> None:
     mailbox.attend(dask_worker)
 
 
-def gathered(*pieces: Piece) -> Done:
-    """What all owners of a batch gave."""
+def gathered(*given: Piece | DaskSDNNError) -> Done:
+    """What all owners of a batch gave.
+
+    Raises
+    ------
+    DaskSDNNError
+        One failed. A PeerLostError, where nothing but that is known.
+    """
+    errors = [g for g in given if isinstance(g, DaskSDNNError)]
+    for error in sorted(errors, key=lambda e: isinstance(e, PeerLostError)):
+        raise error
+    pieces = [g for g in given if isinstance(g, Piece)]
     categories = np.concatenate([p.categories for p in pieces])
     rows = None
     if any(p.known.size for p in pieces):

@@ -87,7 +87,7 @@ def traced(world: World, trace: str | os.PathLike[str] | None) -> Iterator[list[
     yield held
     if trace is None:
         return
-    from dasksdnn.diagnostics.trace import write_trace
+    from dasksdnn.engines.trace import write_trace
 
     every = gather(world.transport, (held[0] if held else None, origin))
     if world.leads:
