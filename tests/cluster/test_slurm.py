@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from clusters import until
-from slurm import NODES, SlurmError, running_slurm, shared_memory
+from slurm import NODES, shared_memory
 
 import dasksdnn as sdnn
 from dasksdnn.store.reader import generations
@@ -28,17 +28,6 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOB = {"queue": "tests", "cores": 2, "memory": "2GiB", "minutes": 30}
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(scope="module")
-def slurm():
-    try:
-        with running_slurm() as running:
-            yield running
-    except SlurmError as error:
-        pytest.skip(str(error))
-    assert running.processes() == []
-    assert not running.folder.exists()
 
 
 @pytest.fixture
