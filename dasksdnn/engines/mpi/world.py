@@ -99,11 +99,11 @@ class World:
         try:
             yield self
         except BaseException as error:
+            # Communicators stay: freeing could wait for ranks that are not there, and messages may still be on their way.
             if self.transport.size > 1:
                 self._fail(error)
             raise
-        finally:
-            self.close()
+        self.close()
 
     def _fail(self, error: BaseException) -> None:
         request, end = self._failed.Ibarrier(), monotonic() + WAITING
@@ -116,14 +116,14 @@ class World:
             return
         _say(self.transport.rank, error)
         sleep(TELLING)
-        self._mpi.COMM_WORLD.Abort(128 + 2 if isinstance(error, KeyboardInterrupt) else 2)
+status = 128 + 2 if isinstance(error, KeyboardInterrupt) else 2
+        self._mpi.COMM_WORLD.Abort(status)
+        os._exit(status)  # some launchers let a process live on for a while, which would say more
 
     def close(self) -> None:
-        """Give the communicators back, where all ranks do so."""
-        # Freeing is collective; at the end of a failed run it could wait for ranks that are not there.
-        if sys.exc_info()[0] is None:
-            self.transport.close()
-            self._failed.Free()
+        """Give the communicators back; all ranks do so."""
+        self.transport.close()
+        self._failed.Free()
 
 
 def said_elsewhere(error: BaseException) -> bool:
