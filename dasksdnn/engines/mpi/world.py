@@ -116,7 +116,7 @@ class World:
             return
         _say(self.transport.rank, error)
         sleep(TELLING)
-status = 128 + 2 if isinstance(error, KeyboardInterrupt) else 2
+        status = 128 + 2 if isinstance(error, KeyboardInterrupt) else 2
         self._mpi.COMM_WORLD.Abort(status)
         os._exit(status)  # some launchers let a process live on for a while, which would say more
 
