@@ -38,7 +38,14 @@ def train_by_ranks(
     listener: Listener,
 ) -> History:
     """Train as one of the ranks, which all make this call; see `train`."""
-    agree_on(world, store)
+    asked = {
+        "checkpoint_every": every,
+        "keep": keep,
+        "resume": resume,
+        "strategy": strategy,
+        "trace": trace is not None,
+    }
+    agree_on(world, store, **options.as_dict(), **asked, validation=validation is not None)
     grid, to = layout(world, store, strategy)
     count = world.threads() if threads is None else check_threads(threads)
     limits = room(memory, count, world.local)

@@ -176,6 +176,11 @@ class Run:
                     f"{self.store.path}: its checkpoint was trained with {self.found[what]:,} {what}, not {count:,}: "
                     "give the same to resume, or train without resume to begin anew"
                 )
+        counts = gather(self.grid.transport, (train.count, validation.count if validation else 0))
+        if len(set(counts)) > 1:
+            raise InputError(
+                f"ranks have different numbers of samples and of validation's: {counts}: give all the same"
+            )
         prepare(self.store, self.listener)
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
