@@ -33,6 +33,14 @@ def _partitions_are_made():
         yield
 
 
+@pytest.fixture
+def little_effort(monkeypatch):
+    """What refines "default" is as short as "fast": for tests to which it is all one how good a partition is."""
+    from dasksdnn.partition.refine import EFFORTS
+
+    monkeypatch.setitem(EFFORTS, "default", EFFORTS["fast"])
+
+
 @pytest.fixture(scope="session")
 def published() -> Path:
     """Folder of the Graph Challenge's published files: 30 layers of 1,024 neurons, 1,200 samples, their categories."""
@@ -40,3 +48,13 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip("the published Graph Challenge files are not beside this checkout (shared/graphchallenge)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_in_eight(published, tmp_path_factory):
+    """The published network's 30 layers, stored in eight parts: made once, for all that only read it."""
+    import dasksdnn as sdnn
+
+    net = sdnn.graphchallenge(published, 1024, 30)
+    path = tmp_path_factory.mktemp("published") / "net.zarr"
+    return sdnn.save(net, path, partition=sdnn.partition(net, 8, method="metis"))

@@ -25,7 +25,7 @@ def test_compare(net, store, run, report):
         assert words in told
 
 
-def test_every_method_by_default(store, report):
+def test_every_method_by_default(store, report, little_effort):
     rows = report("partition", store, "--compare", "--nparts", 2, *RATE)["compare"]["rows"]
     assert [row["method"] for row in rows] == ["random", "block", "metis", "mtkahypar", "hypergraph"]
 
@@ -38,7 +38,7 @@ def test_a_missing_library_is_a_row(store, run, tmp_path_factory, monkeypatch):
     assert "failed: layer 1: metis is not installed: pip install pymetis" in told
 
 
-def test_predict(store, run, report):
+def test_predict(store, run, report, little_effort):
     options = ["--predict", "--nparts", "2,4", *RATE, "--latency", "1e-3"]
     found = report("partition", store, *options)
     assert [p["batch"] for p in found["predict"]] == [1, 64]

@@ -89,12 +89,16 @@ def test_verify_names_what_is_damaged(store3, report, run):
     assert "dasksdnn verify" not in outcome.err
 
 
-def test_demo(run, tmp_path):
+@pytest.mark.parametrize("layers", [12, pytest.param(120, marks=pytest.mark.slow)])
+def test_demo(layers, run, tmp_path, monkeypatch):
+    from dasksdnn.diagnostics import demo
+
+    monkeypatch.setattr(demo, "LAYERS", layers)
     path = tmp_path / "demo.json"
     printed = run("demo", "--nparts", 4, "--memory", "2GiB", "--threads", 2, "--json", path).out
     found = json.loads(path.read_text())
     assert found["matches_reference"] is True
-    assert found["edges"] == 1024 * 32 * 120
+    assert found["edges"] == 1024 * 32 * layers
     assert found["volume"] < found["random_volume"]
     assert found["peak_rss_bytes"] <= 2 << 30
     rows = dict(line.strip().split("  ", 1) for line in printed.splitlines()[1:])

@@ -15,7 +15,7 @@ from dasksdnn.partition.start import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_partition(method, net, store, report, tmp_path):
+def test_partition(method, net, store, report, tmp_path, little_effort):
     options = ["--nparts", 3, "--method", method, "--epsilon", 0.1, "--seed", 2]
     found = report("partition", store, *options, "--out", tmp_path / "out.zarr")
     made = sdnn.partition(net, 3, method=method, epsilon=0.1, seed=2)

@@ -23,6 +23,7 @@ from dasksdnn.partition.partition import Partition, partition
 from dasksdnn.partition.partitioners import Task, metis
 from dasksdnn.partition.start import METHODS, Start
 
+pytestmark = pytest.mark.usefixtures("little_effort")  # but where a level is named
 LIBRARIES = ["hypergraph", "mtkahypar", "kahypar", "metis"]
 
 
@@ -103,8 +104,10 @@ import test_partition; print(test_partition.digest({method!r}))
 
 
 def digest(method):
-    found = partition(network(small()), 6, method=method, seed=11)
-    return hashlib.sha256(b"".join(part.tobytes() for part in found.owner)).hexdigest()
+    """Of what starts from all libraries, and of what is refined; not of what a cache holds."""
+    how = {"method": method, "seed": 11, "cache": False}
+    found = [partition(network(small()), 6, effort=effort, **how) for effort in ("none", "fast")]
+    return hashlib.sha256(b"".join(part.tobytes() for each in found for part in each.owner)).hexdigest()
 
 
 def test_seeds_differ():
@@ -318,7 +321,7 @@ def reaches(nparts, effort, wanted, golden):
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published network's files are not here")
-@pytest.mark.parametrize("nparts", FAST)
+@pytest.mark.parametrize("nparts", [8, 32, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 16))])
 def test_the_published_network(nparts):
     reaches(nparts, "fast", *FAST[nparts])
 
@@ -326,5 +329,6 @@ def test_the_published_network(nparts):
 @pytest.mark.slow
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published network's files are not here")
 @pytest.mark.parametrize("nparts", DEFAULT)
-def test_the_published_network_by_default(nparts):
+def test_the_published_network_by_default(nparts, monkeypatch):
+    monkeypatch.undo()  # the level as it is
     reaches(nparts, "default", *DEFAULT[nparts])

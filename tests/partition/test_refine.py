@@ -207,7 +207,7 @@ def test_little_effort_is_still_never_worse():
 
 
 def test_more_effort_saves_more():
-    net = sdnn.community(256, 4)
+    net = sdnn.community(128, 4)
     none, fast = (partition(net, 8, effort=effort) for effort in ("none", "fast"))
     assert fast.volume < 0.98 * none.volume
     assert fast.imbalance <= max(1.03, none.imbalance)
@@ -224,6 +224,7 @@ def test_windows_cut_layers_within_a_bound():
 
 
 def test_windows_are_refined_one_after_the_other(monkeypatch):
+    monkeypatch.setitem(EFFORTS, "fast", Effort(2, 100, 20_000_000))
     net = sdnn.community(128, 6)
     whole, none = (partition(net, 4, effort=effort) for effort in ("fast", "none"))
     monkeypatch.setattr(module, "windows", lambda edges, inputs, nparts: [(0, 2), (2, 3), (3, 6)])
@@ -256,8 +257,8 @@ def exchanges(net, made, message):
 
 
 def test_time_weighs_messages_and_the_busiest_part():
-    net = sdnn.community(256, 4, communities=16)
-    words, time = (partition(net, 8, effort="fast", objective=o, batch=64) for o in ("volume", "time"))
+    net = sdnn.community(128, 3, communities=8)
+    words, time = (partition(net, 4, effort="fast", objective=o, batch=64) for o in ("volume", "time"))
     assert time.objective == "time"
     message = 1.5e-6 * 12.5e9 / (4 * 64)
     assert exchanges(net, time, message) < exchanges(net, words, message)
