@@ -49,6 +49,14 @@ class TestSent(Parts):
     shared = False
 
 
+@pytest.fixture(scope="module")
+def in_four(tmp_path_factory):
+    """24 layers of 1,024 neurons in four parts, where no sample dies; it is only read."""
+    net = sdnn.radixnet(neurons=1024, layers=24, weights="random", bias=0.0)
+    path = tmp_path_factory.mktemp("four") / "net.zarr"
+    return sdnn.save(net, path, partition=sdnn.partition(net, 4, effort="fast"))
+
+
 @pytest.fixture
 def stored(tmp_path):
     net = random_net(11, layers=5)
@@ -90,11 +98,9 @@ def traffic():
     return int(line.split(":")[1].split()[0])
 
 
-def test_only_the_words_of_the_plan_cross(tmp_path, new_cluster):
+def test_only_the_words_of_the_plan_cross(tmp_path, new_cluster, in_four):
     """Within 5% of volume x live samples x 4 bytes, and 4 KiB a message; all of an activation would be twice as much."""
-    client = new_cluster(workers=2)
-    net = sdnn.radixnet(neurons=1024, layers=24, weights="random", bias=0.0)
-    store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 4, effort="fast"))
+    client, store = new_cluster(workers=2), in_four
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2000, 1024), np.float32))
     plan = store.comm_plan().coarsen(grouped(store, 2))
     right = sdnn.infer(store, tmp_path / "x.npy", out="categories")
@@ -148,10 +154,8 @@ def test_more_workers_than_parts_and_more_parts_than_workers(tmp_path, new_clust
 
 
 @pytest.mark.parametrize("what", ["kill", "restart", "join"])
-def test_workers_that_come_and_go(tmp_path, new_cluster, what):
-    client = new_cluster(workers=2)
-    net = sdnn.radixnet(neurons=1024, layers=24, weights="random", bias=0.0)
-    store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 4, effort="fast"))
+def test_workers_that_come_and_go(tmp_path, new_cluster, in_four, what):
+    client, store = new_cluster(workers=2), in_four
     x = np.random.default_rng(0).random((6000, 1024), np.float32)
     np.save(tmp_path / "x.npy", x)
     right = np.empty_like(x)
