@@ -19,12 +19,12 @@ from dasksdnn.training.run import Run
 SAMPLES = 230
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def net():
     return sdnn.random_sparse([12, 40, 40, 24, 5], [0.4, 0.3, 0.3, 1.0], seed=3, dtype="float64")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((SAMPLES, 12))
@@ -60,6 +60,25 @@ GRIDS = [(2, 1), (3, 1), (1, 2), (2, 2)]
 OPTIONS = {"epochs": 3, "batch_size": 64, "lr": 0.01, "seed": 5}
 
 
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory, net, data):
+    """Call `by_one(partition, **options)`: what one rank gives (history, weights, generation), made once for all grids."""
+    folder, found = tmp_path_factory.mktemp("one"), {}
+
+    def run(partition, **options):
+        key = repr(sorted(options.items()))
+        if key not in found:
+            x, y = data
+            path = folder / f"{len(found)}.zarr"
+            store = sdnn.save(net, path, partition=partition)
+            validation = (x[:70], y[:70]) if options.pop("validation", False) else None
+            history = sdnn.train(store, x, y, validation=validation, **options)
+            found[key] = history, weights(path), sdnn.open_store(path).generation
+        return found[key]
+
+    return run
+
+
 def same(found, right):
     for a, b in zip(found.epochs, right.epochs, strict=True):
         assert (a.epoch, a.steps, a.samples) == (b.epoch, b.steps, b.samples)
@@ -83,21 +102,20 @@ def same(found, right):
     ],
     ids=["dropout", "clip", "init", "set", "rigl", "magnitude"],
 )
-def test_a_run_is_that_of_one(tmp_path, net, data, owners, replicas, options):
+def test_a_run_is_that_of_one(tmp_path, net, data, by_one, owners, replicas, options):
     x, y = data
     options = {**OPTIONS, **options}
-    validation = (x[:70], y[:70]) if options.pop("validation", False) else None
     part = random_partition(net, 3)
-    for name in ("one", "many"):
-        sdnn.save(net, tmp_path / f"{name}.zarr", partition=part)
-    right = sdnn.train(tmp_path / "one.zarr", x, y, validation=validation, **options)
+    right, right_weights, generation = by_one(part, **options)
+    validation = (x[:70], y[:70]) if options.pop("validation", False) else None
+    sdnn.save(net, tmp_path / "many.zarr", partition=part)
     each = by_ranks(tmp_path / "many.zarr", owners, replicas, x, y, validation=validation, **options)
     assert len({tuple((e.loss, e.accuracy) for e in h.epochs) for h in each}) == 1
     same(each[0], right)
-    for a, b in zip(weights(tmp_path / "many.zarr"), weights(tmp_path / "one.zarr"), strict=True):
+    for a, b in zip(weights(tmp_path / "many.zarr"), right_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
     store = sdnn.open_store(tmp_path / "many.zarr")
-    assert store.generation == sdnn.open_store(tmp_path / "one.zarr").generation
+    assert store.generation == generation
     assert sdnn.verify(store.path) == []
 
 
@@ -132,15 +150,15 @@ def test_going_on_with_the_same_ranks_gives_the_same_bits(tmp_path, net, data, o
 
 
 @pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 1)), ((1, 1), (3, 1)), ((1, 2), (2, 1)), ((2, 2), (1, 3))])
-def test_going_on_with_other_ranks_gives_the_same_to_rounding(tmp_path, net, data, before, after):
+def test_going_on_with_other_ranks_gives_the_same_to_rounding(tmp_path, net, data, by_one, before, after):
     x, y = data
-    for name in ("one", "many"):
-        sdnn.save(net, tmp_path / f"{name}.zarr", partition=random_partition(net, 3))
-    right = sdnn.train(tmp_path / "one.zarr", x, y, **OPTIONS)
+    part = random_partition(net, 3)
+    right, right_weights, _ = by_one(part, **OPTIONS)
+    sdnn.save(net, tmp_path / "many.zarr", partition=part)
     by_ranks(tmp_path / "many.zarr", *before, x, y, **{**OPTIONS, "epochs": 1})
     found = by_ranks(tmp_path / "many.zarr", *after, x, y, resume=True, **OPTIONS)
     same(found[0], right)
-    for a, b in zip(weights(tmp_path / "many.zarr"), weights(tmp_path / "one.zarr"), strict=True):
+    for a, b in zip(weights(tmp_path / "many.zarr"), right_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
