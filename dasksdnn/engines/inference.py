@@ -226,7 +226,9 @@ def check_engine(engine: str | None, client: Any, strategy: str | None) -> Any:
         raise InputError(f"engine is {engine!r}: choose 'local', 'dask', or for infer and train 'mpi'")
     if client is None and engine != "dask":
         if strategy is not None:
-            raise InputError(f"strategy is {strategy!r}, which is for the Dask engine: give client=, or engine='dask'")
+            raise InputError(
+                f"strategy is {strategy!r}, which is for engines of many processes: give client=, or engine='dask' or 'mpi'"
+            )
         return None
     if engine == "local":
         raise InputError("engine is 'local', and a client is given: leave one of them out")

@@ -132,6 +132,11 @@ class _Counted:
         self._sink.constant(samples, output)
         self._count(samples.size)
 
+    def elsewhere(self, samples: int) -> None:
+        """Count samples that another owner passes on."""
+        if samples:
+            self._count(samples)
+
     def _count(self, samples: int) -> None:
         with self._lock:
             self._done += samples
@@ -240,7 +245,9 @@ class _Run:
                 self.edges += edges * sum(panel.count for panel in group)
             if end == len(self.store):
                 for panel in group:
-                    self._emit(*self.passage.outputs(panel, slab.orders[-1]))
+                    names, outputs, order = self.passage.outputs(panel, slab.orders[-1])
+                    self._emit(names, outputs, order)
+                    self.sink.elsewhere(int((panel.names >= 0).sum() - (names >= 0).sum()))
                     self._release(panel)
             else:
                 for panel, live in zip(group, self.passage.alive(group, end), strict=True):

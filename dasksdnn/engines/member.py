@@ -8,7 +8,7 @@ run     samples -> layers -> outputs, each passed on by one owner
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
@@ -122,8 +122,12 @@ class Member:
         self.store, self.grid, self._task = store, grid, task
         self.share: Share = share_of(store, to, grid.owner) if grid.owners > 1 else whole(store)
         prepare(store, listener)
-        mine = (sizes_of(store, self.share), words_held(self.share), limits)
-        sizes, words, every = zip(*gather(grid.transport, mine), strict=True)
+        if grid.owners > 1:
+            warm_up(self._kernels(), listener)
+        # By now, what is held for any run is there.
+        limits = replace(limits, reserved=max(limits.reserved, host.resident()))
+        mine = (sizes_of(store, self.share), words_held(self.share), routes_bytes(self.share), limits)
+        sizes, words, routing, every = zip(*gather(grid.transport, mine), strict=True)
         reserved = max(r.reserved for r in every)
         least = Room(
             reserved + min(r.budget - r.reserved for r in every),
@@ -131,19 +135,18 @@ class Member:
             min(r.threads for r in every),
             min(r.caches for r in every),
         )
-        self.plan: Plan = plan_share(largest_sizes(sizes), max(words), grid.owners, least, task)
+        self.plan: Plan = plan_share(largest_sizes(sizes), max(words), max(routing), grid.owners, least, task)
         self.passage: Together | None = None
         if grid.owners > 1:
             self.passage = Together(self.share, grid, self.plan.settings, task.rows)
-            warm_up(self._kernels(self.passage), listener)
         own = local.layers_that_map_zero_to_zero(store, self.share.parts)
         self._weights = Weights(store, self.plan.settings, self.share)
         self._weights.zero_to_zero = np.stack(gather(grid.transport, own)).min(axis=0)
 
-    def _kernels(self, passage: Together) -> list[Any]:
+    def _kernels(self) -> list[Any]:
         calls = row_kernels.warm_up_calls(self.store.dtype)
-        if passage.exchange.routes is not None:
-            calls += relay.warm_up_calls(passage.exchange.routes, self.store.dtype, positions_dtype(self.store))
+        if self.grid.transport.wire is not None:
+            calls += relay.warm_up_calls(self.store.dtype, positions_dtype(self.store))
         return calls
 
     def run(
@@ -187,15 +190,20 @@ def words_held(share: Share) -> int:
     return 2 * max(max(c.words, int(c.received.size)) for c in share.crossings)
 
 
-def plan_share(sizes: Sizes, words: int, owners: int, limits: Room, task: Task) -> Plan:
+def routes_bytes(share: Share) -> int:
+    """Bytes of the lists of rows that a share sends, as exchanges hold them."""
+    return 8 * sum(c.words for c in share.crossings)
+
+
+def plan_share(sizes: Sizes, words: int, routing: int, owners: int, limits: Room, task: Task) -> Plan:
     """Plan a member's run.
 
     Parameters
     ----------
     sizes : Sizes
         Of the largest share.
-    words : int
-        See `words_held`.
+    words, routing : int
+        See `words_held` and `routes_bytes`.
     owners : int
     limits : Room
     task : Task
@@ -205,7 +213,7 @@ def plan_share(sizes: Sizes, words: int, owners: int, limits: Room, task: Task) 
     delivered = 3 * task.outputs if owners > 1 and task.rows else 1
 
     def output_bytes(settings: Settings) -> int:
-        return task.output_bytes(settings) + (settings.group * words + delivered) * settings.tile * itemsize
+        return task.output_bytes(settings) + routing + (settings.group * words + delivered) * settings.tile * itemsize
 
     return plan_inference(
         sizes,

@@ -11,6 +11,9 @@ from dasksdnn.engines.sinks import CHUNK_BYTES, written_together
 from dasksdnn.errors import InputError
 from dasksdnn.store.reader import Store
 
+#: Chunks that each of many writers has, about; but none is smaller than so many bytes.
+CHUNKS, LEAST_BYTES = 4, 1 << 16
+
 
 def check_out(store: Store, dataset: Any, out: Any) -> None:
     """An array to write to must be able to hold the outputs, and not be what is read."""
@@ -33,14 +36,17 @@ def check_out(store: Store, dataset: Any, out: Any) -> None:
         raise InputError(f"out is chunked {tuple(out.chunks)}: give {kinds}")
 
 
-def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any], block: int = 1) -> Any:
+def new_output(path: Path, samples: int, outputs: int, dtype: np.dtype[Any], block: int = 1, writers: int = 1) -> Any:
     """Make the Zarr array of outputs: chunks of about 2 MiB of samples, zstd and a checksum each, that fit with blocks of so
-    many samples.
+    many samples; smaller ones where so many writers are to have several each.
     """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    chunk = max(1, min(max(1, samples), 1 << 16, CHUNK_BYTES // (outputs * dtype.itemsize)))
+    row = outputs * dtype.itemsize
+    chunk = max(1, min(max(1, samples), 1 << 16, CHUNK_BYTES // row))
+    if writers > 1:  # several for each, though not tiny ones
+        chunk = min(chunk, max(-(-samples // (CHUNKS * writers)), LEAST_BYTES // row, 1))
     chunk = _fitting(chunk, block)
     return zarr.create_array(
         zarr.storage.LocalStore(path),

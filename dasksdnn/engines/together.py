@@ -137,7 +137,7 @@ def _output(store: Store, dataset: Any, grid: Grid, out: Any, overwrite: bool) -
         found = None
         try:
             with replacing(out, overwrite=overwrite) as temporary:
-                found = new_output(temporary, samples, width, store.dtype)
+                found = new_output(temporary, samples, width, store.dtype, writers=grid.transport.size)
                 tell(grid.transport, str(temporary))
                 yield found, temporary.parent
                 gather(grid.transport, None)  # all chunks are written

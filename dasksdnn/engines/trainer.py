@@ -352,13 +352,17 @@ class Trainer:
         self.working.close()
 
 
-def prepare(store: Store, listener: Listener = ignore) -> None:
-    """Compile, or load from the cache, what training a store needs, so that its memory and time are not part of the run."""
+def prepare(store: Store, listener: Listener = ignore, *, exchanging: bool = False) -> None:
+    """Compile, or load from the cache, what training a store needs, so that its memory and time are not part of the run.
+
+    With `exchanging`, also for passes whose compiled code exchanges rows.
+    """
     positions = positions_dtype(store)
     warm_up(
         [
             *panels.warm_up_calls(store.dtype),
             *passes.warm_up_calls(store.dtype, positions),
+            *(passes.warm_up_calls(store.dtype, positions, exchanging=True) if exchanging else ()),
             *row_kernels.warm_up_calls(store.dtype),
         ],
         listener,

@@ -26,7 +26,7 @@ from dasksdnn.kernels.block import make_transpose
 from dasksdnn.kernels.chain import Chain, empty_chain, with_supernodes
 from dasksdnn.kernels.dotkernel import BLOCK_BYTES
 from dasksdnn.kernels.panels import LANES
-from dasksdnn.kernels.routes import COMPUTING, Routes, arrive, begin, depart, note
+from dasksdnn.kernels.routes import COMPUTING, Routes, arrive, begin, depart, note, quiet_routes
 from dasksdnn.kernels.sddmm import ADD, STORE, gradient_rows, row_range_sums
 from dasksdnn.kernels.spmm import product_rows
 from dasksdnn.kernels.tape import DELTAS, Dropout, Tape, columns_of, drop, drop_input, new_tape, panel_of
@@ -422,8 +422,11 @@ def _squares(values):  # type: ignore[no-untyped-def]
     return total
 
 
-def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
-    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions."""
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any], *, exchanging: bool = False) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here, for one dtype of weights and one of positions.
+
+    With `exchanging`, for passes whose compiled code exchanges rows; `wire.bind` comes first.
+    """
     relu, ids = Activation("relu"), np.zeros(2, np.uint32)
     chain = empty_chain([1], [0], [1], [relu], dtype, positions)
     chain.bias[:] = 0
@@ -432,10 +435,11 @@ def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
     tape.held[...] = tape.deltas[...] = 0
     gradient = Gradient(np.zeros(0, dtype), np.zeros(1, dtype), rule=SGD(0.0))
     how = (ids, tape, 0, (0, 1), 1)
+    routes = quiet_routes(np.dtype(dtype)) if exchanging else None
     return [
         lambda: make_backs(chain),
-        lambda: forward_pass(chain, *how, Dropout(), None),
-        lambda: backward_pass(chain, make_backs(chain), *how, [relu], Dropout(), gradient, None),
+        lambda: forward_pass(chain, *how, Dropout(), None, routes),
+        lambda: backward_pass(chain, make_backs(chain), *how, [relu], Dropout(), gradient, None, routes),
         lambda: apply_pass(chain, gradient, 1.0, None, slice),
         lambda: sum_of_squares(gradient.bias),
     ]

@@ -16,7 +16,7 @@ from dasksdnn.compiling import Call, compiled
 from dasksdnn.kernels.activations import beyond_bounds, bounds
 from dasksdnn.kernels.chain import Chain, empty_chain, with_supernodes
 from dasksdnn.kernels.panels import LANES, new_panel
-from dasksdnn.kernels.routes import COMPUTING, Routes, arrive, begin, depart, note
+from dasksdnn.kernels.routes import COMPUTING, Routes, arrive, begin, depart, note, quiet_routes
 from dasksdnn.kernels.spmm import product_rows
 from dasksdnn.kernels.team import Team, boundary, meet
 from dasksdnn.kernels.vectors import shape
@@ -102,12 +102,12 @@ def _relay(indptr, indices, data, bias, supernodes, spans, codes, numbers, pool,
         meet(counter, members)
 
 
-def warm_up_calls(routes: Routes, dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
-    """List calls (see `compiling.warm_up`) that need all kernels here; they send nothing."""
+def warm_up_calls(dtype: np.dtype[Any], positions: np.dtype[Any]) -> list[Call]:
+    """List calls (see `compiling.warm_up`) that need all kernels here; they send nothing. `wire.bind` comes first."""
     chain = empty_chain([1], [0], [1], [Activation("relu")], dtype, positions)
     chain.bias[:] = 0
     pool = new_panel(2, LANES, dtype).reshape(2, 1, LANES)
     pool[...] = 0
     places, counts = np.array([[0, 1]], np.int64), np.ones(1, np.int64)
-    quiet = routes._replace(meets=np.zeros_like(routes.meets))
+    quiet = quiet_routes(dtype)
     return [lambda: relay(with_supernodes(chain), 0, (0, 1), pool, places, counts, quiet)]

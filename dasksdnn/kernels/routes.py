@@ -9,7 +9,9 @@ their senders (fold). Where a tile is full, rows are received into the panel its
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dasksdnn.compiling import compiled
 from dasksdnn.kernels.rows import add_up, pack, unpack
@@ -67,6 +69,19 @@ class Routes(NamedTuple):
     events: Array
     noted: Array
     clock: Array
+
+
+def quiet_routes(dtype: np.dtype[Any]) -> Routes:
+    """Routes of one layer over which nothing is sent: kernels are compiled with them before it is known what will be."""
+
+    def none(*shape: int) -> Array:
+        return np.zeros(shape, np.int64)
+
+    return Routes(
+        none(3), np.zeros(2, np.bool_), none(0, 3), none(0, 3), none(3), none(3), none(0), np.zeros((1, 0), dtype),
+        np.zeros((1, 0), dtype), np.zeros((1, 0), np.uint8), np.zeros((1, 0), np.uint8), none(1), none(2, 2, COUNTED),
+        none(0, EVENT), none(1), none(2),
+    )  # fmt: skip
 
 
 @compiled

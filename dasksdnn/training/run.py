@@ -181,7 +181,8 @@ class Run:
             raise InputError(
                 f"ranks have different numbers of samples and of validation's: {counts}: give all the same"
             )
-        prepare(self.store, self.listener)
+        apart = self.grid.owners > 1 and self.grid.transport.wire is not None
+        prepare(self.store, self.listener, exchanging=apart)
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
         budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())

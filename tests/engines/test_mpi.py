@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import sys
 from pathlib import Path
@@ -89,6 +90,36 @@ def test_a_rank_stays_within_the_smallest_budget(ran):
     assert not settings.resident
     assert len(settings.slabs) > 1
     assert peak <= budget
+
+
+def test_the_smallest_budget_that_is_named_works_in_a_new_process(tmp_path):
+    """What a process has not loaded yet is not forgotten: kernels, the share's lists, panels."""
+    net = sdnn.radixnet(neurons=1024, layers=24, weights="random", bias=0.0)
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 2, method="random"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((600, 1024), np.float32))
+    command = ["infer", store.path, "--input", tmp_path / "x.npy", "--engine", "mpi", "--json", tmp_path / "r.json"]
+    run(2, *command, "--memory", "1GiB")  # compiled by now
+    said = run(2, *command, "--memory", "1MiB", status=2)
+    least = int(re.search(r"the smallest that would is (\d+) MiB", said)[1])
+    run(2, *command, "--memory", f"{least + 2}MiB", "--output", tmp_path / "y.zarr")  # the output's chunks are small
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["peak_rss_bytes"] <= (least + 2) << 20
+    assert report["peak_rss_bytes"] <= report["plan"]["projected_bytes"] + (2 << 20)
+
+
+def test_outputs_are_shared_out_among_replicas(tmp_path):
+    """Few samples with short rows would all be one chunk, of one writer."""
+    net = random_net(40, layers=9, widest=50)
+    store = sdnn.save(net, tmp_path / "net.zarr")
+    x = random_input(2, 20_000, net.widths[0])
+    np.save(tmp_path / "x.npy", x)
+    right = np.empty((20_000, net.widths[-1]), np.float32)
+    sdnn.infer(store, x, out=right)
+    run(2, "infer", store.path, "--input", tmp_path / "x.npy", "--engine", "mpi", "--output", tmp_path / "y.zarr")
+    np.testing.assert_array_equal(bits(outputs(tmp_path / "y.zarr")), bits(right))
+    import zarr
+
+    assert zarr.open_array(tmp_path / "y.zarr", mode="r").chunks[0] <= 2500
 
 
 def local_training(folder, how):

@@ -21,7 +21,7 @@ from dasksdnn.engines.cluster.samples import Job, Source, stop_run
 from dasksdnn.engines.cluster.streaming import Batch, Submitted
 from dasksdnn.engines.cluster.workers import Worker
 from dasksdnn.engines.loading import sizes_of
-from dasksdnn.engines.member import Room, plan_share, words_held
+from dasksdnn.engines.member import Room, plan_share, routes_bytes, words_held
 from dasksdnn.engines.shares import grouped, share_of
 from dasksdnn.errors import ClusterError, MemoryBudgetError
 from dasksdnn.plan.cluster import Cluster, PartsSplit
@@ -90,12 +90,13 @@ class Parts:
         limits = Room(cluster.budget, worker.chosen.projection.reserved, cluster.threads, host.caches())
         try:
             task = task_for(self._job, self._source.dataset, batch, unit)
-            projected = plan_share(largest_sizes(sizes), max(map(words_held, shares)), owners, limits, task).projected
+            words, routing = max(map(words_held, shares)), max(map(routes_bytes, shares))
+            projected = plan_share(largest_sizes(sizes), words, routing, owners, limits, task).projected
         except MemoryBudgetError as error:
             projected = error.smallest
         plan = self._store.comm_plan().coarsen(to)
-        words = sum(layer.volume for layer in plan.layers[1:])
-        return PartsSplit(owners, words, owners + 1, max(edges) / max(1, sum(edges)) / groups, batch, projected)
+        volume = sum(layer.volume for layer in plan.layers[1:])
+        return PartsSplit(owners, volume, owners + 1, max(edges) / max(1, sum(edges)) / groups, batch, projected)
 
     def _batch_size(self, cluster: Cluster, edges: int, share: int) -> int:
         """Several for each crew; none takes long, so that little is lost with a worker."""
