@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from clusters import by_value, cluster, new_cluster  # noqa: F401 - fixtures
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from places import SHARED
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
+from places import SHARED
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
