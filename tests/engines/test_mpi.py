@@ -101,7 +101,7 @@ def test_the_smallest_budget_that_is_named_works_in_a_new_process(tmp_path):
     run(2, *command, "--memory", "1GiB")  # compiled by now
     said = run(2, *command, "--memory", "1MiB", status=2)
     least = int(re.search(r"the smallest that would is (\d+) MiB", said)[1])
-    run(2, *command, "--memory", f"{least + 2}MiB", "--output", tmp_path / "y.zarr")  # the output's chunks are small
+    run(2, *command, "--memory", f"{least + 2}MiB")  # processes differ a little in what they hold
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["peak_rss_bytes"] <= (least + 2) << 20
     assert report["peak_rss_bytes"] <= report["plan"]["projected_bytes"] + (2 << 20)
