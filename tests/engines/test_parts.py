@@ -91,11 +91,18 @@ def test_a_lazy_result_is_split_when_it_is_computed(cluster, stored):
         sdnn.infer(sdnn.save(store.network, store.path.parent / "one.zarr"), x, client=cluster, strategy="parts")
 
 
-def traffic():
-    """Bytes that have crossed the loopback interface, as the system counts them: all that processes here send each other."""
-    with open("/proc/net/dev") as table:
-        line = next(line for line in table if line.strip().startswith("lo:"))
-    return int(line.split(":")[1].split()[0])
+def traffic(client):
+    """Bytes that workers have sent each other, as they count them themselves: results of tasks, and posts; and messages."""
+
+    def counted(dask_worker):
+        from dasksdnn.engines.cluster import mailbox
+
+        return (
+            dask_worker.transfer_outgoing_bytes_total + mailbox.counted["bytes"],
+            dask_worker.transfer_outgoing_count_total + mailbox.counted["messages"],
+        )
+
+    return np.sum(list(client.run(counted).values()), axis=0)
 
 
 def test_only_the_words_of_the_plan_cross(tmp_path, new_cluster, in_four):
@@ -104,13 +111,11 @@ def test_only_the_words_of_the_plan_cross(tmp_path, new_cluster, in_four):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2000, 1024), np.float32))
     plan = store.comm_plan().coarsen(grouped(store, 2))
     right = sdnn.infer(store, tmp_path / "x.npy", out="categories")
-    before = traffic()
+    before = traffic(client)
     with dask.config.set({"dasksdnn.shared-memory": False}):
         result = sdnn.infer(store, tmp_path / "x.npy", out="categories", client=client, strategy="parts", batch=1000)
-    sent = traffic() - before
+    sent, messages = traffic(client) - before
     words = sum(layer.volume for layer in plan.layers[1:]) * 2000 * 4
-    # Of four groups of panels of 128 samples, all of one layer for one receiver is a message.
-    messages = sum(layer.messages for layer in plan.layers[1:]) * 4
     np.testing.assert_array_equal(result.categories, right.categories)
     assert words <= sent <= 1.05 * words + 4096 * messages, (sent, words, messages)
     whole = sum(store.widths[1:-1]) * 2000 * 4 / 2  # what one worker owns of every activation
@@ -126,15 +131,11 @@ def test_dead_samples_do_not_cross(tmp_path, new_cluster):
     np.save(tmp_path / "x.npy", x)
     right = sdnn.infer(store, x, out="categories")
     assert right.categories.max() < 200
-    before = traffic()
+    before = traffic(client)
     with dask.config.set({"dasksdnn.shared-memory": False}):
         found = sdnn.infer(store, tmp_path / "x.npy", out="categories", client=client, strategy="parts", batch=1000)
-    sent = traffic() - before
-    layers = store.comm_plan().layers[1:]
-    words, messages = (
-        sum(layer.volume for layer in layers) * right.categories.size * 4,
-        sum(x.messages for x in layers) * 4,
-    )
+    sent, messages = traffic(client) - before
+    words = sum(layer.volume for layer in store.comm_plan().layers[1:]) * right.categories.size * 4
     np.testing.assert_array_equal(found.categories, right.categories)
     assert sent <= 1.05 * words + 4096 * messages, (sent, words, messages)
     assert found.computed_edges < 0.3 * store.edges * 2000
@@ -181,6 +182,13 @@ def test_workers_that_come_and_go(tmp_path, new_cluster, in_four, what):
     np.testing.assert_array_equal(out, right)
     np.testing.assert_array_equal(result.categories, np.arange(6000))
     assert [event.done for event in seen] == list(range(250, 6001, 250))
+
+
+def test_workers_stay_within_what_is_projected(tmp_path, cluster, in_four):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2000, 1024), np.float32))
+    for out in ("categories", tmp_path / "y.zarr"):
+        result = sdnn.infer(in_four, tmp_path / "x.npy", out=out, client=cluster, strategy="parts", memory="600MiB")
+        assert result.peak_rss <= result.plan.projected <= result.plan.budget == 600 << 20
 
 
 def test_parts_that_send_each_other_much_go_to_one_worker(tmp_path):
