@@ -108,7 +108,7 @@ def test_what_does_not_go_together(tmp_path, cluster, stored):
         sdnn.infer(store, x, engine="dask")
     with pytest.raises(InputError, match="leave one of them out"):
         sdnn.infer(store, x, engine="local", client=cluster)
-    with pytest.raises(InputError, match="for the Dask engine"):
+    with pytest.raises(InputError, match="for engines of many processes"):
         sdnn.infer(store, x, strategy="samples")
     with pytest.raises(InputError, match="strategy is 'both'"):
         sdnn.infer(store, x, client=cluster, strategy="both", out="categories")
