@@ -24,7 +24,7 @@ from dasksdnn.sources.datasets import as_dataset
 from dasksdnn.store.reader import Store, open_store
 from dasksdnn.training.history import History
 from dasksdnn.training.initial import random_sparse
-from dasksdnn.training.loop import ENGINES, train
+from dasksdnn.training.loop import train
 from dasksdnn.training.options import Options
 
 PARAMETERS = """
@@ -93,6 +93,9 @@ ATTRIBUTES = """store_ : Store
     feature_names_in_ : ndarray of str
         Where the samples have names of features.
 """
+
+#: Engines that an estimator can train with: among MPI's ranks, each would have one of its own.
+_ENGINES = ("local", "dask")
 
 
 class SparseDNN(BaseEstimator):  # type: ignore[misc]
@@ -220,8 +223,8 @@ class SparseDNN(BaseEstimator):  # type: ignore[misc]
 
     def _options(self, seed: int) -> Options:
         """What decides the result, checked before anything is made; NumPy's numbers, as grids have them, are welcome."""
-        if self.engine not in ENGINES:
-            raise InputError(f"engine {self.engine!r} cannot train: use one of {', '.join(ENGINES)}")
+        if self.engine not in _ENGINES:
+            raise InputError(f"engine {self.engine!r} cannot train: use one of {', '.join(_ENGINES)}")
         return Options(
             epochs=whole_number(self.epochs, "epochs"),
             batch_size=whole_number(self.batch_size, "batch_size"),
