@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from dasksdnn import host
+from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.shares import Share, whole
+from dasksdnn.engines.transport import gather
 from dasksdnn.errors import InputError, MemoryBudgetError
 from dasksdnn.plan.training import (
     Ranks,
@@ -36,6 +38,19 @@ def sizes_for(store: Store, share: Share, options: Options, ranks: Ranks) -> Tra
         ranks,
         max(max(c.words, int(c.received.size)) for c in share.crossings) + outputs,
     )
+
+
+def same_counts(grid: Grid, samples: int, validation: int) -> None:
+    """Refuse ranks that were given different numbers of samples: they would wait for each other.
+
+    Raises
+    ------
+    InputError
+        At each rank.
+    """
+    counts = gather(grid.transport, (samples, validation))
+    if len(set(counts)) > 1:
+        raise InputError(f"ranks have different numbers of samples and of validation's: {counts}: give all the same")
 
 
 def settings_alone(

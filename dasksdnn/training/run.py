@@ -45,7 +45,7 @@ from dasksdnn.training.history import Epoch, History
 from dasksdnn.training.initial import draw_anew
 from dasksdnn.training.optimizers import clip_factor, with_rate
 from dasksdnn.training.options import Every, Options, key_of
-from dasksdnn.training.planning import densities, settings_alone, sizes_for, taken_over
+from dasksdnn.training.planning import densities, same_counts, settings_alone, sizes_for, taken_over
 from dasksdnn.training.rewriting import Evolved, evolve
 from dasksdnn.training.stream import SampleStream
 from dasksdnn.training.targets import class_targets, value_targets
@@ -176,13 +176,8 @@ class Run:
                     f"{self.store.path}: its checkpoint was trained with {self.found[what]:,} {what}, not {count:,}: "
                     "give the same to resume, or train without resume to begin anew"
                 )
-        counts = gather(self.grid.transport, (train.count, validation.count if validation else 0))
-        if len(set(counts)) > 1:
-            raise InputError(
-                f"ranks have different numbers of samples and of validation's: {counts}: give all the same"
-            )
-        apart = self.grid.owners > 1 and self.grid.transport.wire is not None
-        prepare(self.store, self.listener, exchanging=apart)
+        same_counts(self.grid, train.count, validation.count if validation else 0)
+        prepare(self.store, self.listener, exchanging=self.grid.owners > 1 and self.grid.transport.wire is not None)
         named = host.parse_bytes(memory if memory is not None else config.get("memory"))
         reserved = host.resident()
         budget = named or reserved + int(DEFAULT_SHARE * host.memory_available())

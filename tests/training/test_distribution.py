@@ -174,7 +174,7 @@ def test_what_is_wrong_is_said_as_on_one_machine(tmp_path, cluster, net, data, c
         sdnn.train(store, x, y, client=cluster, strategy="parts", **OPTIONS)
     with pytest.raises(InputError, match="strategy is 'rows'"):
         sdnn.train(store, x, y, client=cluster, strategy="rows", **OPTIONS)
-    with pytest.raises(InputError, match="leave them out"):
+    with pytest.raises(InputError, match="leave it out"):
         sdnn.train(store, x, y, engine="local", client=cluster, **OPTIONS)
     with pytest.raises(InputError, match="label of sample 0"):
         sdnn.train(store, x, y + 7, client=cluster, **OPTIONS)

@@ -161,7 +161,7 @@ def test_wrong_arguments(tmp_path, task):
         (InputError, "sample 7 ", (np.where(np.arange(300)[:, None] == 7, np.nan, x), y), {}),
         (InputError, "transposed|features", (x[:, :5], y), {}),
         (InputError, "no samples", (x[:0], y[:0]), {}),
-        (InputError, "engine 'mpi'", task, {"engine": "mpi"}),
+        (InputError, "engine 'spark'", task, {"engine": "spark"}),
         (MemoryBudgetError, "the smallest that would is", task, {"memory": "20MiB"}),
     ):
         with pytest.raises(error, match=match):
