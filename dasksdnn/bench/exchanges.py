@@ -118,11 +118,6 @@ def _by(ranks: Ranks, wire: Any) -> Iterator[None]:
         ranks.transport.wire = held
 
 
-def _nobody(names: Array, owner: int) -> Array:
-    """No outputs are passed on."""
-    return names < 0
-
-
 class _Inferring:
     """Passes of one sample through all layers."""
 

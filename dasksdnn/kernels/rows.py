@@ -60,6 +60,7 @@ def warm_up_calls(dtype: np.dtype[Any]) -> list[Call]:
     panel, message, rows = np.zeros((1, LANES), dtype), np.zeros((1, 1), dtype), np.zeros(1, np.int64)
     return [
         partial(pack, panel, rows, message),
+        partial(pack_columns, panel, rows, rows, message, 0),
         partial(unpack, message, panel, 0),
         partial(add_up, message, panel, rows),
     ]

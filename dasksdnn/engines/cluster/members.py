@@ -253,14 +253,6 @@ def _look() -> None:
         held.close()
 
 
-def release() -> None:
-    """Give back all that this process holds."""
-    with _lock:
-        given = [_held.pop(key) for key in list(_held)]
-    for held in given:
-        held.close()
-
-
 def abort(names: tuple[str, ...]) -> None:
     """Let owners of crews fail where they wait for others, and give up what is held for them."""
     for name in names:
