@@ -40,16 +40,19 @@ def four(tmp_path_factory):
 
 
 def start(client, program, shared=True, run=None, ranks=None, **options):
-    """A future for each rank of a new run of `program(peers, **options)`."""
+    """A future for each rank of a new run of `program(peers, **options)`; who has joined raises `Event(run-rank)`."""
     addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])[:ranks]
     client.run(_attend)
     run = run or uuid4().hex
 
     def task(rank):
+        from distributed import Event
+
         from dasksdnn.engines.cluster.peers import join
 
         peers = join(run, rank, addresses, shared)
         try:
+            Event(f"{run}-{rank}").set()
             return program(peers, **options)
         finally:
             peers.close()
@@ -64,6 +67,11 @@ def _attend(dask_worker):
     from dasksdnn.engines.cluster.mailbox import attend
 
     attend(dask_worker)
+
+
+def until_joined(client, run, ranks):
+    for rank in range(ranks):
+        assert Event(f"{run}-{rank}", client=client).wait(60)
 
 
 def results(futures, seconds=60):
@@ -242,10 +250,10 @@ def until_lost(peers, sends=False):
 def test_a_killed_worker_ends_the_others(new_cluster, shared, sends):
     client = new_cluster(workers=3)
     processes = pids(client)
-    futures = start(client, until_lost, shared, sends=sends)
-    until(lambda: sum(len(keys) for keys in client.processing().values()) == 3)
-    until(lambda: min(client.run(_count_boxes).values()) > 0)
-    sleep(1.0)  # by then all have met, and wait
+    run = uuid4().hex
+    futures = start(client, until_lost, shared, run=run, sends=sends)
+    until_joined(client, run, 3)
+    sleep(1.0)  # by then all wait
     first = sorted(processes)[0]
     os.kill(processes[first], signal.SIGKILL)
     killed = monotonic()
@@ -280,7 +288,7 @@ def told_to_end(peers):
 def test_a_run_is_told_to_end_and_another_one_works(cluster, shared):
     run = uuid4().hex
     futures = start(cluster, told_to_end, shared, run=run)
-    until(lambda: min(cluster.run(_count_boxes).values()) > 0)
+    until_joined(cluster, run, 2)
     cluster.run(_abort, run)
     assert all("told to end" in text for text in results(futures, 10))
     assert results(start(cluster, around, shared, size=1000)) == [(True, 8000)] * 2
