@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from dasksdnn import markup
 from dasksdnn.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -221,3 +222,8 @@ class Network:
         )
         edges = "" if self._edges is None else f", {self._edges:,} edges"
         return f"<dasksdnn.Network {self.name!r}: {shape}{edges}, {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        edges = "not counted yet" if self._edges is None else f"{self._edges:,}"
+        rows = {"layers": f"{len(self):,}", "edges": edges, "values": self.dtype}
+        return markup.card(f"dasksdnn.Network {self.name}", markup.aside(markup.facts(rows), markup.chain(self.widths)))

@@ -29,7 +29,7 @@ ROOMS = [
     "diagnostics",
     "cli",
 ]
-LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "atomic", "dasksdnn"}
+LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "atomic", "markup", "dasksdnn"}
 
 
 def room(module):

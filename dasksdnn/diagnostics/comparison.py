@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from dasksdnn import markup
 from dasksdnn.diagnostics.tables import grid
 from dasksdnn.errors import InputError, PartitionerError
 from dasksdnn.events import Listener, Progress, ignore
@@ -129,6 +130,9 @@ class Comparison:
     def __repr__(self) -> str:
         head = f"<dasksdnn.Comparison of partitions: {self.network}, {self.edges:,} edges, epsilon {self.epsilon:g}, seed {self.seed}>"
         return "\n".join([head, *grid(self.HEADER, self.table())])
+
+    def _repr_html_(self) -> str:
+        return markup.card(f"dasksdnn.Comparison of partitions: {self.network}", markup.grid(self.HEADER, self.table()))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dasksdnn import markup
 from dasksdnn.diagnostics.comparison import Comparison
 from dasksdnn.diagnostics.tables import grid
 from dasksdnn.errors import InputError
@@ -57,6 +58,12 @@ class Prediction:
         head = f"<dasksdnn.Prediction of SGD steps: {self.network}, batch {self.batch:,}>"
         ends = [f"  {method}: {words}" for method, words in self.crossovers().items()]
         return "\n".join([head, *grid(self.HEADER, self.table()), *ends])
+
+    def _repr_html_(self) -> str:
+        return markup.card(
+            f"dasksdnn.Prediction of SGD steps: {self.network}, batch {self.batch:,}",
+            markup.grid(self.HEADER, self.table()),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

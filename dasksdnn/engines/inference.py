@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dasksdnn import config, host
+from dasksdnn import config, host, markup
 from dasksdnn.atomic import replacing
 from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local, session
@@ -99,6 +99,17 @@ class Result:
             f"<dasksdnn.Result: {self.samples:,} samples x {self.edges:,} edges in {self.seconds:.2f} s, "
             f"{self.edges_per_second:.3g} edges/s, {self.categories.size:,} categories, peak {host.format_bytes(self.peak_rss)}>"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "samples": f"{self.samples:,}",
+            "seconds": f"{self.seconds:.2f}",
+            "edges/s": f"{self.edges_per_second:.3g}",
+            "categories": f"{self.categories.size:,}",
+            "peak memory": host.format_bytes(self.peak_rss),
+        }
+        moved = "" if self.traffic is None else markup.grid(self.traffic.HEADER, self.traffic.rows())
+        return markup.card("dasksdnn.Result", markup.aside(markup.facts(rows), moved))
 
 
 def plan(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dasksdnn import markup
 from dasksdnn.compiling import warm_up
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener, Progress, ignore
@@ -163,6 +164,27 @@ class Partition:
             f"{self.seconds:.1f} s{', reused' * self.reused}\n volume {self.volume:,} words/sample, {self.messages:,} messages, "
             f"max send {self.max_send:,}, imbalance {self.imbalance:.3f}{''.join(f'{chr(10)} note: {n}' for n in self.notes)}>"
         )
+
+    def _repr_html_(self) -> str:
+        widths = [part.size for part in self.owner]
+        held = {k: np.bincount(self.owner[k], minlength=self.nparts) for k in markup.drawn_layers(len(widths))}
+        m = self.metrics
+        rows = {
+            "method": self.method + "".join(f", {how}" for how in (self.effort, self.objective) if how),
+            "parts": f"{self.nparts:,}",
+            "volume": f"{m.volume:,} words a sample",
+            "messages": f"{m.messages:,} a batch",
+            "largest send": f"{m.max_send:,} words a sample",
+            "imbalance": f"{m.imbalance:.4f}",
+            "seconds": f"{self.seconds:.1f}{', reused' * self.reused}",
+            **{f"note {i}": note for i, note in enumerate(self.notes, 1)},
+        }
+        drawn = markup.aside(
+            markup.facts(rows),
+            markup.chain(widths, held),
+            markup.matrix(m.send, "words, from row to column"),
+        )
+        return markup.card("dasksdnn.Partition", drawn)
 
 
 #: Words that a message may cost at most, so that sums with words stay exact enough.

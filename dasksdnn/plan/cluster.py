@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
+from dasksdnn import markup
 from dasksdnn.errors import InputError, MemoryBudgetError
 from dasksdnn.plan.memory import Settings, Sizes
 from dasksdnn.plan.schedule import HALF_WIDTH, KERNEL_RATE, MIB, READ_RATE, Plan
@@ -187,6 +188,14 @@ class ClusterPlan:
             f"{c.threads} threads and {c.budget / MIB:.0f} MiB each>"
         )
         return "\n".join([head, *lines])
+
+    def _repr_html_(self) -> str:
+        c = self.cluster
+        head = f"dasksdnn.ClusterPlan: {self.samples:,} samples in batches of {self.batch:,}"
+        rows = {"workers": f"{c.workers:,} of {c.threads} threads and {c.budget / MIB:,.0f} MiB each"}
+        return markup.card(
+            head, markup.facts(rows), markup.grid(self.HEADER, self.rows(), self.candidates.index(self.chosen))
+        )
 
 
 def choose(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dasksdnn import markup
 from dasksdnn.errors import MemoryBudgetError
 from dasksdnn.plan.memory import Projection, Settings, Sizes, cut_slabs, projected_mem
 
@@ -121,6 +122,17 @@ class Plan:
         ]
         head = f"<dasksdnn.Plan: {self.samples:,} samples within {self.budget / MIB:.0f} MiB, projected {self.projected / MIB:.0f} MiB>"
         return "\n".join([head, *(line.rstrip() for line in lines)])
+
+    def _repr_html_(self) -> str:
+        table = markup.grid(self.HEADER, self.rows(), self.candidates.index(self.chosen))
+        head = f"dasksdnn.Plan: {self.samples:,} samples"
+        return markup.card(head, table, memory_bar(self.chosen.projection, self.budget))
+
+
+def memory_bar(projection: Projection, budget: int) -> str:
+    """Projected memory by use against the budget, drawn."""
+    said = f"{projection.total / MIB:,.0f} MiB projected within {budget / MIB:,.0f} MiB (the line)"
+    return markup.stack(asdict(projection), said, budget)
 
 
 def plan_inference(

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse
 import zarr
 
+from dasksdnn import markup
 from dasksdnn.errors import CorruptStoreError, InputError, StoreError
 from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.plan.comm import CommPlan
@@ -86,6 +87,22 @@ class Store:
             f"<dasksdnn.Store {str(self.path)!r}: {self.name}, {len(self)} layers, {self.edges:,} edges, {self.dtype}, "
             f"{self.nparts} part{'s' * (self.nparts != 1)} by {self.provenance.get('method')}, {len(self.manifest.windows)} windows>"
         )
+
+    def _repr_html_(self) -> str:
+        held = [0] * self.nparts
+        for window in self.manifest.windows:
+            held[window.part] += window.arrays["data"].shape[0]
+        rows = {
+            "path": self.path,
+            "network": f"{self.name}, {len(self):,} layers",
+            "edges": f"{self.edges:,}",
+            "values": self.dtype,
+            "parts": f"{self.nparts:,} by {self.provenance.get('method')}",
+            "windows": f"{len(self.manifest.windows):,}",
+            "generation": f"{self.generation:,}",
+        }
+        bar = markup.stack(markup.named(held, "part"), "weights by part")
+        return markup.card("dasksdnn.Store", markup.aside(markup.facts(rows), markup.chain(self.widths), bar))
 
     @property
     def digest(self) -> str:

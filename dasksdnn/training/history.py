@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dasksdnn import markup
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -46,6 +48,8 @@ class Epoch:
     edges: int
 
 
+#: Epochs of a table in a notebook: the first half of them, and the last.
+_SHOWN = 20
 _COLUMNS = ("epoch", "loss", "accuracy", "validation loss", "validation accuracy", "rate", "seconds", "edges")
 
 
@@ -115,3 +119,16 @@ class History:
         wide = [max(len(row[i]) for row in table) for i in range(len(_COLUMNS))]
         lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, wide, strict=True)) for row in table]
         return "\n".join([f"<dasksdnn.History: {len(self.epochs)} epochs>", *lines])
+
+    def _repr_html_(self) -> str:
+        header, *rows = self.rows()
+        if len(rows) > _SHOWN:
+            rows = [*rows[: _SHOWN // 2], tuple("..." for _ in header), *rows[-_SHOWN // 2 :]]
+        losses: dict[str, list[float | None]] = {
+            "training": [e.loss for e in self.epochs],
+            "validation": [e.validation_loss for e in self.epochs],
+        }
+        table = markup.grid(header, rows)
+        return markup.card(
+            f"dasksdnn.History: {len(self.epochs)} epochs", markup.aside(table, markup.curves(losses, "loss by epoch"))
+        )

@@ -70,6 +70,8 @@ def _attend(dask_worker):
 
 
 def until_joined(client, run, ranks):
+    from distributed import Event
+
     for rank in range(ranks):
         assert Event(f"{run}-{rank}", client=client).wait(60)
 
