@@ -49,9 +49,13 @@ _HOME = {
     "verify": "store.verify",
 }
 
-__all__ = ["__version__", *_HOME]
+#: Likewise, modules.
+_MODULES = {"plots": "diagnostics.plots"}
+
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
+    from dasksdnn.diagnostics import plots
     from dasksdnn.engines.inference import infer, plan
     from dasksdnn.errors import DaskSDNNError
     from dasksdnn.estimator import SparseDNNClassifier, SparseDNNRegressor
@@ -69,12 +73,16 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    value: Any
+    if name in _MODULES:
+        value = import_module(f"dasksdnn.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(import_module(f"dasksdnn.{_HOME[name]}"), name)
+    else:
         raise AttributeError(f"module 'dasksdnn' has no attribute {name!r}")
-    value = getattr(import_module(f"dasksdnn.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

@@ -42,7 +42,7 @@ def check_chart(path: Path | None) -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"{path}: charts need matplotlib ({error}): pip install matplotlib, or dasksdnn[bench] for all"
+            f"{path}: charts need matplotlib ({error}): pip install matplotlib, or dasksdnn[plot]"
         ) from error
 
 

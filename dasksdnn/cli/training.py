@@ -120,7 +120,7 @@ def train(
     training goes on by itself from the last checkpoint. With MPI, a rank that fails ends all, and --resume goes on.
     """
     from dasksdnn.bench.chart import check_chart, save_figure
-    from dasksdnn.diagnostics.curves import draw
+    from dasksdnn.diagnostics.plots import history as draw
     from dasksdnn.store.reader import open_store
     from dasksdnn.training.loop import train as run
 

@@ -176,10 +176,10 @@ class Comparison:
         Raises
         ------
         InputError, OutputExistsError
-            Of another suffix, without matplotlib (extra `[bench]`), or at a number of parts that was not counted.
+            Of another suffix, without matplotlib (extra `[plot]`), or at a number of parts that was not counted.
         """
         from dasksdnn.bench.chart import check_chart, save_figure
-        from dasksdnn.diagnostics.traffic import draw
+        from dasksdnn.diagnostics.compared import draw
 
         check_chart(Path(path))
         save_figure(draw(self, nparts), Path(path), overwrite=overwrite)

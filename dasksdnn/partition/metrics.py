@@ -49,6 +49,8 @@ class Metrics:
     best_imbalance_per_layer: Array
     #: Words [sender, receiver] over all layers, int64 (nparts, nparts).
     send: Array
+    #: Nonzeros of each part over all layers, int64 (nparts,).
+    nonzeros: Array
     #: `pattern_digest` of the network that was counted.
     pattern: str
 
@@ -91,6 +93,7 @@ class Recount:
         self._nparts = nparts
         self._send = np.zeros((nparts, nparts), np.int64)
         self._messages_sent = np.zeros(nparts, np.int64)
+        self._nonzeros = np.zeros(nparts, np.int64)
         self._layers: list[_Layer] = []
         self._pattern = PatternDigest()
 
@@ -129,7 +132,9 @@ class Recount:
         self._send += send
         self._messages_sent += messages
         rows = np.diff(weights.indptr)
-        load = int(np.bincount(owner_out, weights=rows, minlength=self._nparts).max())
+        loads = np.bincount(owner_out, weights=rows, minlength=self._nparts).astype(np.int64)
+        self._nonzeros += loads
+        load = int(loads.max())
         average = weights.nnz / self._nparts
         balance = (load / average, least_load(rows, self._nparts) / average) if weights.nnz else (1.0, 1.0)
         self._layers.append(
@@ -157,6 +162,7 @@ class Recount:
             imbalance_per_layer=imbalance,
             best_imbalance_per_layer=self._each("best_imbalance", np.float64),
             send=self._send.copy(),
+            nonzeros=self._nonzeros.copy(),
             pattern=self._pattern.hexdigest(),
         )
 

@@ -183,6 +183,7 @@ class Partition:
             markup.facts(rows),
             markup.chain(widths, held),
             markup.matrix(m.send, "words, from row to column"),
+            markup.stack(markup.named(m.nonzeros.tolist(), "part"), "weights by part"),
         )
         return markup.card("dasksdnn.Partition", drawn)
 

@@ -89,9 +89,7 @@ class Store:
         )
 
     def _repr_html_(self) -> str:
-        held = [0] * self.nparts
-        for window in self.manifest.windows:
-            held[window.part] += window.arrays["data"].shape[0]
+        held = self.part_edges().tolist()
         rows = {
             "path": self.path,
             "network": f"{self.name}, {len(self):,} layers",
@@ -329,6 +327,13 @@ class Store:
         from dasksdnn.store.lazy import dask_layer
 
         return dask_layer(self, k, order, kind)
+
+    def part_edges(self) -> Array:
+        """Weights of each part over all layers, int64 of shape (nparts,); nothing is read."""
+        held: Array = np.zeros(self.nparts, np.int64)
+        for window in self.manifest.windows:
+            held[window.part] += window.arrays["data"].shape[0]
+        return held
 
     def stored_bytes(self) -> int:
         """Bytes that the store takes on the disk."""

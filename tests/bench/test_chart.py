@@ -19,7 +19,7 @@ def found():
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_charts(suffix, magic, found, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     path = tmp_path / f"chart.{suffix}"
     check_chart(path)
     write_chart(path, found)

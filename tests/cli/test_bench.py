@@ -22,7 +22,7 @@ def small(monkeypatch):
 
 
 def test_kernels(run, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     report, chart = tmp_path / "report.json", tmp_path / "chart.svg"
     outcome = run(*SHORT, "--peers", "scipy", "--json", report, "--chart", chart)
     for name in ("bench kernels", "dasksdnn", "SciPy, tiles of 64", "x the best peer", "GB/s read"):
@@ -95,7 +95,7 @@ def test_bad_input(arguments, says, refused):
 
 
 def test_a_chart_is_not_overwritten(refused, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     (tmp_path / "chart.png").write_text("mine")
     refused(*SHORT, "--chart", tmp_path / "chart.png", says=["chart.png exists"])
 

@@ -62,7 +62,7 @@ def test_a_rate_is_measured(store, run, report):
 
 
 def test_chart(store, run, refused, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     options = ["partition", store, "--compare", "--nparts", "2,4", "--methods", "random,block", *RATE]
     chart = tmp_path / "chart.svg"
     run(*options, "--chart", chart)

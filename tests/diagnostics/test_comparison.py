@@ -131,7 +131,7 @@ def test_the_published_network():
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_charts(suffix, magic, found, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     path = tmp_path / f"chart.{suffix}"
     found.chart(path)
     assert path.read_bytes().startswith(magic)
@@ -142,8 +142,8 @@ def test_charts(suffix, magic, found, tmp_path):
 
 
 def test_maps_share_one_scale_and_every_method_has_its_line(found):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
-    from dasksdnn.diagnostics.traffic import draw
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
+    from dasksdnn.diagnostics.compared import draw
 
     figure = draw(found, 2)
     images = [image for axis in figure.axes for image in axis.get_images()]
@@ -161,7 +161,7 @@ def test_maps_share_one_scale_and_every_method_has_its_line(found):
 def test_charts_that_cannot_be(found, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"chart\.pdf"):
         found.chart(tmp_path / "chart.pdf")
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
     with pytest.raises(InputError, match=r"no method was counted at 5 parts: use one of \[2, 3\]"):
         found.chart(tmp_path / "chart.png", nparts=5)
     for name in ("matplotlib", "matplotlib.figure"):

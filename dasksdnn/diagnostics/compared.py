@@ -1,4 +1,4 @@
-"""A comparison of partitions as a picture: who sends how much to whom at random and at best, and the volume layer by layer."""
+"""Partitions side by side as a picture: who sends how much to whom at random and at best, and the volume layer by layer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw(found: Comparison, nparts: int | None = None) -> Any:
     figure.suptitle(f"{found.network} in {parts:,} parts: words sent for a sample, forward", fontsize=13)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1))[:, 0]
     _maps(above, {name: counted[name] for name in _pair(counted)})
-    _lines(below.subplots(), counted)
+    lines(below.subplots(), counted)
     return figure
 
 
@@ -69,7 +69,7 @@ def _maps(figure: Any, counted: Mapping[str, Metrics]) -> None:
     )
 
 
-def _lines(axis: Any, counted: Mapping[str, Metrics]) -> None:
+def lines(axis: Any, counted: Mapping[str, Metrics]) -> None:
     """Volume of every layer; hypergraph lies broad beneath the methods that it chooses from, which would hide it."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
