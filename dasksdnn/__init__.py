@@ -42,6 +42,7 @@ _HOME = {
     "partition": "partition.partition",
     "plan": "engines.inference",
     "radixnet": "sources.generators",
+    "progress": "diagnostics.progress",
     "random_network": "sources.generators",
     "random_sparse": "training.initial",
     "save": "store.writer",
@@ -56,6 +57,7 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from dasksdnn.diagnostics import plots
+    from dasksdnn.diagnostics.progress import progress
     from dasksdnn.engines.inference import infer, plan
     from dasksdnn.errors import DaskSDNNError
     from dasksdnn.estimator import SparseDNNClassifier, SparseDNNRegressor

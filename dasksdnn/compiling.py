@@ -27,7 +27,7 @@ from typing import Any
 import numba
 
 from dasksdnn import keeping
-from dasksdnn.events import Listener, Progress, ignore
+from dasksdnn.events import Listener, Progress, ignore, is_heard
 
 try:  # these, and what `_is_as_known` lists, are Numba's inside
     from numba.core.compiler import CompileResult
@@ -88,7 +88,7 @@ def warm_up(calls: Sequence[Call], listener: Listener = ignore) -> None:
         missed = True
         listener(Progress("compile", done, len(calls), "kernels"))
 
-    before = _tell.set(_log_once if listener is ignore else tell)
+    before = _tell.set(tell if is_heard(listener) else _log_once)
     try:
         for call in calls:
             call()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -19,5 +20,29 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
+_listening: list[Listener] = []
+
+
 def ignore(event: Progress) -> None:
-    """Listen to nothing: the default listener."""
+    """Listen to nothing."""
+
+
+def announce(event: Progress) -> None:
+    """Tell whoever listens in this process: the default listener of public functions."""
+    for listener in tuple(_listening):
+        listener(event)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have a listener told of what is announced while the block runs."""
+    _listening.append(listener)
+    try:
+        yield
+    finally:
+        _listening.remove(listener)
+
+
+def is_heard(listener: Listener) -> bool:
+    """Whether anybody is told."""
+    return listener is not ignore and (listener is not announce or bool(_listening))

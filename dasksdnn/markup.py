@@ -147,6 +147,16 @@ def named(amounts: Sequence[float], thing: str) -> dict[str, float]:
     return dict(zip(names, sums, strict=True))
 
 
+def bars(tasks: Mapping[str, tuple[int, int, str]]) -> str:
+    """Bars of work that is going on: done, of how much (0: not known), and in words."""
+    rows = (
+        f'<tr><td style="text-align:left">{escape(name)}</td><td><progress max="{total or 1}" '
+        f'{f"value={_quoted(str(done))}" if total else ""}></progress></td><td style="text-align:left">{escape(said)}</td></tr>'
+        for name, (done, total, said) in tasks.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
 def curves(series: Mapping[str, Sequence[float | None]], said: str) -> str:
     """Small curves over the same steps; what is None is left out."""
     known = [v for values in series.values() for v in values if v is not None and np.isfinite(v)]

@@ -14,7 +14,7 @@ from typing import Any
 from dasksdnn import markup
 from dasksdnn.diagnostics.tables import grid
 from dasksdnn.errors import InputError, PartitionerError
-from dasksdnn.events import Listener, Progress, ignore
+from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Network
 from dasksdnn.partition.metrics import Metrics
 from dasksdnn.partition.partition import partition
@@ -194,7 +194,7 @@ def compare(
     seed: int = 0,
     machine: Machine | None = None,
     batch: int = 1,
-    listener: Listener = ignore,
+    listener: Listener = announce,
     **how: Any,
 ) -> Comparison:
     """Partition a network in several ways, and recount each.

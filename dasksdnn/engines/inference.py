@@ -21,7 +21,7 @@ from dasksdnn.engines.outputs import check_out, new_output
 from dasksdnn.engines.sinks import ArraySink, CategorySink, ChunkedSink, Tee
 from dasksdnn.engines.traffic import Traffic
 from dasksdnn.errors import InputError
-from dasksdnn.events import Listener, ignore
+from dasksdnn.events import Listener, announce, ignore
 from dasksdnn.kernels import block, chain, panels
 from dasksdnn.network import Array
 from dasksdnn.plan.cluster import ClusterPlan
@@ -121,7 +121,7 @@ def plan(
     client: Any = None,
     engine: str | None = None,
     strategy: str | None = None,
-    listener: Listener = ignore,
+    listener: Listener = announce,
 ) -> Plan | ClusterPlan:
     """Choose how to run inference, without running it.
 
@@ -278,7 +278,7 @@ def infer(
     engine: str | None = None,
     strategy: str | None = None,
     trace: str | Path | None = None,
-    listener: Listener = ignore,
+    listener: Listener = announce,
 ) -> Any:
     """Run samples through a stored network.
 
@@ -379,7 +379,7 @@ def stream(
     overwrite: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
-    listener: Listener = ignore,
+    listener: Listener = announce,
 ) -> Result:
     """Stream a dataset through a store; see `infer` for the parameters (`out` None or "categories": no outputs kept)."""
     if out is None or (isinstance(out, str) and out == "categories"):

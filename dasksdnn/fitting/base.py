@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from dasksdnn.errors import InputError
-from dasksdnn.events import Listener, ignore
+from dasksdnn.events import Listener, announce
 from dasksdnn.fitting.samples import check_samples, hold_out
 from dasksdnn.fitting.trained import Trained, outputs
 from dasksdnn.network import Activation, Array, Network
@@ -190,7 +190,7 @@ class SparseDNN(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         x = check_samples(self, X)
         return outputs(
-            self._trained, x, finish, memory=self.memory, threads=self.threads, listener=self.listener or ignore
+            self._trained, x, finish, memory=self.memory, threads=self.threads, listener=self.listener or announce
         )
 
     # -- training
@@ -281,7 +281,7 @@ class SparseDNN(BaseEstimator):  # type: ignore[misc]
             how |= {"keep": 1, "checkpoint_every": options.epochs}
         return train(
             trained.store, x, targets, **options.as_dict(), **how, engine=self.engine, memory=self.memory,
-            threads=self.threads, listener=self.listener or ignore,
+            threads=self.threads, listener=self.listener or announce,
         )  # fmt: skip
 
     def _take(self, trained: Trained, seed: int, history: History) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from dasksdnn import markup
 from dasksdnn.compiling import warm_up
 from dasksdnn.errors import InputError
-from dasksdnn.events import Listener, Progress, ignore
+from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Array, Network
 from dasksdnn.partition import anneal
 from dasksdnn.partition.metrics import Metrics, Recount, recount
@@ -208,7 +208,7 @@ def partition(
     batch: int = 64,
     training: bool = False,
     time_limit: float | None = None,
-    listener: Listener = ignore,
+    listener: Listener = announce,
     timeout: float = TIMEOUT,
     cache: bool = True,
 ) -> Partition:

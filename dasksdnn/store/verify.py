@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dasksdnn.errors import CorruptStoreError
-from dasksdnn.events import Listener, Progress, ignore
+from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Array
 from dasksdnn.store.blocks import RowBlock
 from dasksdnn.store.encoding import brief, corrupt
@@ -46,7 +46,7 @@ class Finding:
         return asdict(self)
 
 
-def verify(store: Store | str | Path, *, listener: Listener = ignore) -> list[Finding]:
+def verify(store: Store | str | Path, *, listener: Listener = announce) -> list[Finding]:
     """Read all of a store and compare it with its manifest and with itself, and all earlier generations that it keeps.
 
     Parameters

@@ -20,7 +20,7 @@ import zarr
 import dasksdnn
 from dasksdnn.atomic import replacing
 from dasksdnn.errors import InputError
-from dasksdnn.events import Listener, Progress, ignore
+from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Array, Network
 from dasksdnn.partition.digests import content_digest
 from dasksdnn.store.blocks import RowBlock, cut, input_order, row_order
@@ -51,7 +51,7 @@ def save(
     overwrite: bool = False,
     window: int | None = None,
     resume: bool = False,
-    listener: Listener = ignore,
+    listener: Listener = announce,
 ) -> Store:
     """Write a network as a store, laid out by a partition.
 

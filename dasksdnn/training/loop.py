@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dasksdnn.errors import InputError
-from dasksdnn.events import Listener, ignore
+from dasksdnn.events import Listener, announce
 from dasksdnn.store.checkpoints import writing
 from dasksdnn.store.reader import Store, open_store
 from dasksdnn.training.history import History
@@ -61,7 +61,7 @@ def train(
     client: Any = None,
     strategy: str | None = None,
     trace: str | os.PathLike[str] | None = None,
-    listener: Listener = ignore,
+    listener: Listener = announce,
 ) -> History:
     """Train the network in a store by backprop; each checkpoint is a new generation of the store.
 
