@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from clusters import until
+from notebooks import run_notebook
 from slurm import NODES, shared_memory
 
 import dasksdnn as sdnn
@@ -198,3 +199,12 @@ def test_training_loses_a_node_and_finishes(shell, tmp_path):
     outputs = [sdnn.infer(tmp_path / name, x[:1000]).compute() for name in ("net.zarr", "alone.zarr")]
     assert np.mean(outputs[1].argmax(1) == classes[:1000]) > 0.7
     np.testing.assert_allclose(*outputs, atol=0.01)
+
+
+def test_the_notebook(shell, tmp_path, monkeypatch):
+    given = {"QUEUE": JOB["queue"], "CORES": JOB["cores"], "MEMORY": JOB["memory"], "INTERFACE": "lo"}
+    places = {"SHARED": tmp_path, "PROLOGUE": prologue()[0]}
+    environment = {f"SDNN_{name}": value for name, value in {**given, **places}.items()}
+    printed = run_notebook("slurm_cluster.ipynb", tmp_path, monkeypatch, **environment)
+    assert "on 2 nodes" in printed[-1]
+    assert shell.jobs() == {}
