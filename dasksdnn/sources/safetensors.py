@@ -16,6 +16,7 @@ from dasksdnn.sources.extras import need
 from dasksdnn.sources.files import naming_faults
 from dasksdnn.sources.matrices import first_line
 from dasksdnn.sources.pieces import Activations, Values, widened
+from dasksdnn.sources.pruning import prune_network
 from dasksdnn.sources.state import RECORD, from_state
 
 _DTYPES = {
@@ -34,6 +35,8 @@ _DTYPES = {
 def from_safetensors(
     path: str | os.PathLike[str],
     *,
+    density: float | None = None,
+    scope: str = "layer",
     layers: Sequence[str] | None = None,
     activation: Activations | None = None,
     output_activation: str | Activation | None = None,
@@ -44,11 +47,14 @@ def from_safetensors(
     Parameters
     ----------
     path : str or Path
+    density, scope : optional
+        Prune while reading, as `from_torch` does.
     layers : sequence of str, optional
         Names before ".weight" and ".bias", first layer first; others are left out. By default all, in the order of the
         numbers in their names: the file keeps none.
     activation, output_activation : optional
-        As for `from_arrays`; by default what a file of `sdnn.export` says, else relu between layers, identity at the end.
+        Between layers (relu), and at the end (identity); or a sequence, or "relu,tanh,identity": one a layer. By default
+        what a file of `sdnn.export` says.
     dtype : numpy dtype, optional
         float32 or float64; by default the smaller that holds all.
 
@@ -76,7 +82,7 @@ def from_safetensors(
         tensors = {name: _values(source, name, file.get_slice(name)) for name in names}
         record = (file.metadata() or {}).get(RECORD)
     output = None if output_activation is None else str(output_activation)
-    return from_state(
+    net = from_state(
         tensors,
         source,
         layers=layers,
@@ -86,6 +92,7 @@ def from_safetensors(
         in_order=False,
         dtype=dtype,
     )
+    return prune_network(net, density, scope)
 
 
 def _opened(path: str) -> Any:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from dasksdnn.errors import InputError
-from dasksdnn.network import Network
+from dasksdnn.network import Activation, Network
 from dasksdnn.sources.matrices import first_line
 from dasksdnn.sources.pieces import Activations, Piece, Values, assemble, masked, per_layer
 
@@ -50,7 +50,8 @@ def from_state(
     layers : sequence of str, optional
         Names before ".weight" and ".bias", first layer first; others are left out. By default all are taken.
     activation, output_activation : optional
-        As for `from_arrays`; by default what the record says, else relu between layers and identity at the end.
+        Between layers (by default what the record says, else relu), and at the end (identity); or a sequence, or
+        "relu,tanh,identity": one a layer.
     record : str, optional
         What our own exports say of the network.
     in_order : bool
@@ -71,7 +72,9 @@ def from_state(
     if activation is None and known and len(known) == len(names):
         activation = [kind for _, kind, _ in known]
     elif activation is None:
-        activation, output_activation = "relu", output_activation or "identity"
+        activation = "relu"
+    if isinstance(activation, Activation) or (isinstance(activation, str) and "," not in activation):
+        output_activation = output_activation or "identity"
     inputs = {name: width for name, _, width in known or ()}
     kinds = per_layer(activation, output_activation, len(names))
     pieces = [_piece(tensors, source, name, inputs.get(name), kind) for name, kind in zip(names, kinds, strict=True)]

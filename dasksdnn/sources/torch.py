@@ -58,8 +58,8 @@ def from_torch(
     layers : sequence of str, optional
         Of a state dict: names before ".weight" and ".bias", first layer first; others are left out. By default all.
     activation, output_activation : optional
-        Of a state dict, as for `from_arrays`; by default what a file of `sdnn.export` says, else relu between layers and
-        identity at the end.
+        Of a state dict: between layers (relu), and at the end (identity); or a sequence, or "relu,tanh,identity": one a
+        layer. By default what a file of `sdnn.export` says.
     entry : str, optional
         Of a checkpoint that holds more than weights: the key of its state dict.
     trusted : bool
@@ -129,6 +129,16 @@ def _from_module(torch: Any, module: Any, source: str, dtype: npt.DTypeLike | No
 
 def _flat(torch: Any, module: Any, name: str) -> list[tuple[str, Any]]:
     """The modules of nested `Sequential`s, in order, with the names that a state dict has for them."""
+    from torch.nn.utils.prune import BasePruningMethod
+
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+        raise InputError(f"{name} ({type(module).__name__}): has no weights yet; call the module once, on a sample")
+    if any(
+        not isinstance(hook, BasePruningMethod)
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ):
+        fault = "has a hook, which may change what it computes; remove it"
+        raise InputError(f"{name or 'the module'} ({type(module).__name__}): {fault}")
     if not _is(module, torch.nn.Sequential):
         return [(name, module)]
     return [
@@ -146,8 +156,7 @@ def _is(module: Any, *kinds: Any) -> bool:
 def _add(torch: Any, builder: Builder, name: str, module: Any) -> None:
     nn = torch.nn
     if _is(module, nn.Linear):
-        bias = None if module.bias is None else _values(torch, module.bias, name)
-        builder.product(name, _weights(torch, module, name), bias)
+        builder.product(name, _weights(torch, module, name), _bias(torch, module, name))
     elif _is(module, nn.ReLU):
         builder.bound(name, 0.0, math.inf)
     elif _is(module, nn.Hardtanh):  # ReLU6 is one
@@ -174,6 +183,12 @@ def _weights(torch: Any, linear: Any, name: str) -> Values:
         return _values(torch, linear.weight, name)
     first, second = _values(torch, original, name), _values(torch, mask, name)
     return Values(first.shape, first.dtype, partial(_masked, first, second))
+
+
+def _bias(torch: Any, linear: Any, name: str) -> Values | None:
+    if getattr(linear, "bias_orig", None) is not None:
+        return _values(torch, linear.bias_orig * linear.bias_mask, name)
+    return None if linear.bias is None else _values(torch, linear.bias, name)
 
 
 def _masked(original: Values, mask: Values) -> Any:

@@ -180,7 +180,11 @@ def test_library_not_installed(form, library, store, tmp_path):
     (tmp_path / "m").write_bytes(b"x")
     command = [sys.executable, "-P", "-c", code, library, *verb, "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(sdnn.__file__).parents[1])}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(sdnn.__file__).parents[1])},
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1

@@ -39,6 +39,7 @@ def test_order_is_that_of_numbers(rng, tmp_path):
         np.testing.assert_array_equal(layer.weights.toarray(), state[f"{name}.weight"])
         np.testing.assert_array_equal(layer.bias, state[f"{name}.bias"])
     assert [str(layer.activation) for layer in net] == ["relu"] * 11 + ["identity"]
+    assert from_safetensors(tmp_path / "m.safetensors", density=0.25, scope="global").edges == 4 * 12
 
 
 def test_names_without_order_have_to_be_given_one(rng, tmp_path):
@@ -53,7 +54,7 @@ def test_names_without_order_have_to_be_given_one(rng, tmp_path):
         from_safetensors(path)
     net = from_safetensors(path, layers=["encoder", "decoder"], activation="tanh", dtype="float64")
     np.testing.assert_array_equal(net[0].weights.toarray(), state["encoder.weight"])
-    assert [str(layer.activation) for layer in net] == ["tanh", "tanh"]
+    assert [str(layer.activation) for layer in net] == ["tanh", "identity"]
     assert net.dtype == np.float64
     library.save_file(chain_of(rng, ["only"]), path)
     assert len(from_safetensors(path)) == 1

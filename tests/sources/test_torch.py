@@ -89,6 +89,25 @@ def test_a_mask_is_the_pattern(x, tmp_path):
     )
 
 
+def test_a_bias_is_pruned_too(x, tmp_path):
+    model = mlp()
+    prune.random_unstructured(model[1], "bias", 0.6)
+    with torch.no_grad():
+        model[1].bias_orig *= 2
+    agrees(model, sdnn.from_torch(model), x, tmp_path)
+
+
+def test_hooks_and_layers_without_weights():
+    model = mlp()
+    model[1].register_forward_hook(lambda module, given, made: made + 1)
+    with pytest.raises(InputError, match=r"1 \(Linear\): has a hook"):
+        sdnn.from_torch(model)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    np.testing.assert_array_equal(sdnn.from_torch(model)[0].weights.toarray(), model[0].weight.detach().numpy())
+    with pytest.raises(InputError, match=r"0 \(LazyLinear\): has no weights yet"):
+        sdnn.from_torch(nn.Sequential(nn.LazyLinear(3)))
+
+
 @pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
 def test_sparse_weights(layout, x, tmp_path):
     model = nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -159,6 +178,10 @@ def test_state_dicts(x, tmp_path):
     agrees(model, sdnn.from_torch(model.state_dict()), x, tmp_path)
     net = sdnn.from_torch(model.state_dict(), activation="tanh,identity")
     assert [str(layer.activation) for layer in net] == ["tanh", "identity"]
+    net = sdnn.from_torch(model.state_dict(), activation="tanh")
+    assert [str(layer.activation) for layer in net] == ["tanh", "identity"]
+    net = sdnn.from_torch(model.state_dict(), activation=["sigmoid", "tanh"])
+    assert [str(layer.activation) for layer in net] == ["sigmoid", "tanh"]
     net = sdnn.from_torch(model.state_dict(), activation="clip:3", output_activation="sigmoid")
     assert [str(layer.activation) for layer in net] == ["clip:3", "sigmoid"]
     for given, words in [
