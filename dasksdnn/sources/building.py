@@ -99,7 +99,7 @@ class Builder:
         pieces = [Piece(d.name, d.weights, d.bias, d.smooth or self._bounds(d)) for d in self._drafts]
         net = assemble(pieces, self.source, dtype=dtype)
         if self._softmax is not None:
-            note = f"{self._softmax} (softmax) is left out: outputs are its logits, as training with loss softmax takes them"
+            note = f"{self._softmax} is left out: outputs are its logits, as training with loss softmax takes them"
             logging.getLogger("dasksdnn").warning("%s: %s", self.source, note)
             net.notes = (note,)
         return net

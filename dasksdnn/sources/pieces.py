@@ -5,6 +5,7 @@ Readers know shapes and dtypes beforehand, from a header; here they are checked 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ def assemble(pieces: Sequence[Piece], name: str, *, dtype: npt.DTypeLike | None 
         _check(piece)
     kind = common_dtype([piece.weights.dtype for piece in pieces], dtype)
     widths = chain([(piece.weights.shape[0], piece.weights.shape[1]) for piece in pieces], [p.name for p in pieces])
-    return Network(widths, partial(_load, list(pieces), kind), kind, name)
+    return Network(widths, partial(_load, list(pieces), kind), kind, os.path.basename(name))
 
 
 def _check(piece: Piece) -> None:

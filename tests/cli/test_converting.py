@@ -68,6 +68,7 @@ def test_torch_options(run, report, tmp_path):
     torch.save(model, tmp_path / "whole.pt")
     found = report("import", "torch", tmp_path / "whole.pt", "--trusted", "--overwrite", "--out", tmp_path / "net.zarr")
     assert "logits" in found["notes"][0]
+    assert found["name"] == "whole.pt"
     same(sdnn.open_store(tmp_path / "net.zarr"), sdnn.from_torch(model[:3]))
 
 
@@ -76,7 +77,7 @@ def test_what_is_printed_of_a_softmax(run, tmp_path):
     torch.save(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Softmax(dim=1)), tmp_path / "m.pt")
     outcome = run("import", "torch", tmp_path / "m.pt", "--trusted", "--out", tmp_path / "net.zarr")
     assert outcome.err == ""
-    assert "1 (Softmax) (softmax) is left out: outputs are its logits" in " ".join(outcome.out.split())
+    assert "1 (Softmax) is left out: outputs are its logits" in " ".join(outcome.out.split())
 
 
 class Attack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -146,11 +147,27 @@ def test_clip_and_softmax_of_old_opsets():
     assert net.notes
 
 
-def test_from_torch_through_its_exporter(tmp_path):
+def test_a_model_that_pytorch_wrote(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU6(), torch.nn.Linear(5, 4), torch.nn.Sigmoid())
-    ours = sdnn.export(sdnn.from_torch(model), tmp_path / "m.onnx", "onnx")
-    agrees(onnx.load(ours), from_onnx(ours), tmp_path)
+    nn = torch.nn
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(6, 5), nn.ReLU6(), nn.Linear(5, 4), nn.LeakyReLU(0.1), nn.Linear(4, 3), nn.Tanh()
+    )
+    with warnings.catch_warnings():  # the exporter that needs no other package is not the one by default
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(),
+            (torch.ones(2, 6),),
+            tmp_path / "m.onnx",
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+        )
+    net = from_onnx(tmp_path / "m.onnx")
+    assert [str(layer.activation) for layer in net] == ["clip:6", "leaky_relu:0.1", "tanh"]
+    agrees(onnx.load(tmp_path / "m.onnx"), net, tmp_path)
+    for mine, right in zip(net, sdnn.from_torch(model), strict=True):
+        assert (mine.weights != right.weights).nnz == 0
 
 
 def test_pruned_while_read_and_dtypes():
