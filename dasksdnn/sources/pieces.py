@@ -20,6 +20,9 @@ from dasksdnn.network import Activation, Array, Layer, Network, canonical_csr
 from dasksdnn.sources.checks import check_number_dtype, float_dtype
 from dasksdnn.sources.matrices import first_line, pydata_to_scipy
 
+#: Neurons are numbered by 32 bits in a store.
+_MOST = (1 << 32) - 1
+
 Activations = str | Activation | Sequence[str | Activation]
 
 
@@ -82,6 +85,8 @@ def check_matrix(shape: tuple[int, ...], dtype: npt.DTypeLike, name: str) -> Non
         raise InputError(f"{name}: has {len(shape)} dimension{'s' * (len(shape) != 1)}; a matrix has 2")
     if min(shape) < 1:
         raise InputError(f"{name}: has shape {shape}; every layer needs at least one neuron")
+    if max(shape) > _MOST:  # what a damaged file claims would be allocated further on
+        raise InputError(f"{name}: has shape {shape}; a layer has at most {_MOST:,} neurons")
 
 
 def to_scipy(matrix: Any, name: str) -> Any:

@@ -89,7 +89,7 @@ def write_record(layers: Sequence[tuple[str, str, int]]) -> str:
 def _read_record(record: str, source: str) -> list[tuple[str, str, int]]:
     try:
         return [(str(e["name"]), str(e["activation"]), int(e["inputs"])) for e in json.loads(record)["layers"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{source}: what it says of its layers ({RECORD!r}) is damaged ({first_line(error)}); export it again"
         ) from None
@@ -99,11 +99,11 @@ def _layer_names(tensors: Mapping[str, Values], source: str, in_order: bool) -> 
     """All names before ".weight" and ".bias", each array belonging to one."""
     names: dict[str, None] = {}
     for key in tensors:
-        ending = next((e for e in _ENDINGS if key.endswith(e)), None)
+        ending = next((e for e in _ENDINGS if f".{key}".endswith(e)), None)
         if ending is None:
             remedy = "name the layers, first one first: --layers NAME,NAME (layers=)"
             raise InputError(f"{source}: {key!r} is neither weight nor bias of a layer; {remedy}")
-        names[key.removesuffix(ending)] = None
+        names[f".{key}".removesuffix(ending).removeprefix(".")] = None  # of a Linear alone, it is empty
     found = list(names)
     if in_order or len(found) < 2:
         return found
@@ -116,9 +116,13 @@ def _layer_names(tensors: Mapping[str, Values], source: str, in_order: bool) -> 
 
 
 def _piece(tensors: Mapping[str, Values], source: str, name: str, inputs: int | None, activation: Any) -> Piece:
-    label = f"{source}: {name}"
-    dense, original, mask = (tensors.get(f"{name}.{part}") for part in ("weight", "weight_orig", "weight_mask"))
-    parts = [tensors.get(f"{name}.weight.{part}") for part in _CSR]
+    label = f"{source}: {name or 'the layer'}"
+
+    def get(part: str) -> Values | None:
+        return tensors.get(f"{name}.{part}".removeprefix("."))
+
+    dense, original, mask = get("weight"), get("weight_orig"), get("weight_mask")
+    parts = [get(f"weight.{part}") for part in _CSR]
     if original is not None and mask is not None:
         if original.shape != mask.shape or len(mask.shape) != 2:
             raise InputError(
@@ -130,7 +134,7 @@ def _piece(tensors: Mapping[str, Values], source: str, name: str, inputs: int | 
     if dense is None:
         there = ", ".join(map(repr, list(tensors)[:6])) + ("..." if len(tensors) > 6 else "")
         raise InputError(f"{label}: has no weights; there are {there or 'no arrays at all'}")
-    return Piece(label, dense, tensors.get(f"{name}.bias"), activation)
+    return Piece(label, dense, get("bias"), activation)
 
 
 def _masked(original: Values, mask: Values) -> Any:

@@ -110,11 +110,18 @@ def _from_mapping(
             f"{source}: holds more than tensors (or none): {keys}; name its state dict: --entry KEY (entry=)"
         )
     tensors = {str(name): _values(torch, tensor, f"{source}: {name}") for name, tensor in state.items()}
-    record = getattr(state, "_metadata", {}).get("", {}).get(RECORD)
+    record = _record(getattr(state, "_metadata", None))
     output = None if output is None else str(output)
     return from_state(
         tensors, source, layers=layers, activation=activation, output_activation=output, record=record, dtype=dtype
     )
+
+
+def _record(metadata: Any) -> str | None:
+    """What our own export says of the network, among what PyTorch notes of a state dict's modules; it may be anything."""
+    for key in ("", RECORD):
+        metadata = metadata.get(key) if isinstance(metadata, Mapping) else None
+    return metadata if isinstance(metadata, str) else None
 
 
 # -- modules

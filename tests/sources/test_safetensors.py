@@ -171,6 +171,15 @@ def test_csr_whose_indices_lie(tmp_path):
             continue
         with pytest.raises(InputError, match="0: is no sound CSR matrix"):
             net[0]
+    for inputs, words in [
+        ("9e9", "at most 4,294,967,295 neurons"),
+        ("9e999", "is damaged"),
+        ("-1", "at least one neuron"),
+    ]:
+        claim = {RECORD: say[RECORD].replace('"inputs": 2', f'"inputs": {inputs}')}
+        library.save_file({f"0.weight.{k}": v for k, v in good.items()}, path, metadata=claim)
+        with pytest.raises(InputError, match=words):
+            from_safetensors(path)
     library.save_file({f"0.weight.{k}": v for k, v in good.items()}, path)
     with pytest.raises(InputError, match="nothing says how many inputs"):
         from_safetensors(path)

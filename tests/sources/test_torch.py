@@ -286,6 +286,13 @@ def test_damaged_files(tmp_path):
         sdnn.from_torch("model.safetensors")
 
 
+@pytest.mark.parametrize("metadata", [3, {"": 3}, {"": {"dasksdnn": 3}}, {"": {}}])
+def test_metadata_of_any_kind(metadata):
+    state = nn.Linear(3, 2).state_dict()
+    state._metadata = metadata
+    assert sdnn.from_torch(state).widths == (3, 2)
+
+
 def test_csr_that_is_not_sound(tmp_path):
     with warnings.catch_warnings():  # sparse layouts are in beta
         warnings.simplefilter("ignore", UserWarning)
