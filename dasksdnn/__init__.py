@@ -33,7 +33,9 @@ _HOME = {
     "SparseDNNRegressor": "estimator",
     "Store": "store.reader",
     "community": "sources.generators",
+    "export": "exports.exporting",
     "from_arrays": "sources.arrays",
+    "from_torch": "sources.torch",
     "graphchallenge": "sources.graphchallenge",
     "initialise": "training.initial",
     "infer": "engines.inference",
@@ -46,6 +48,7 @@ _HOME = {
     "random_network": "sources.generators",
     "random_sparse": "training.initial",
     "save": "store.writer",
+    "to_torch": "exports.torch",
     "train": "training.loop",
     "verify": "store.verify",
 }
@@ -61,12 +64,15 @@ if TYPE_CHECKING:
     from dasksdnn.engines.inference import infer, plan
     from dasksdnn.errors import DaskSDNNError
     from dasksdnn.estimator import SparseDNNClassifier, SparseDNNRegressor
+    from dasksdnn.exports.exporting import export
+    from dasksdnn.exports.torch import to_torch
     from dasksdnn.network import Activation, Layer, Network
     from dasksdnn.partition.partition import Partition, partition
     from dasksdnn.sources.arrays import from_arrays
     from dasksdnn.sources.datasets import open_dataset
     from dasksdnn.sources.generators import community, radixnet, random_network
     from dasksdnn.sources.graphchallenge import graphchallenge
+    from dasksdnn.sources.torch import from_torch
     from dasksdnn.store.reader import Store, open_store
     from dasksdnn.store.verify import verify
     from dasksdnn.store.writer import save

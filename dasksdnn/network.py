@@ -144,6 +144,8 @@ class Network:
         Stored weights in all, where known beforehand.
     fingerprint : str
         A digest of all the content, where one is known beforehand, as a store's is.
+    notes : sequence of str
+        What people should know of how it was read, a line each.
 
     Examples
     --------
@@ -162,11 +164,13 @@ class Network:
         name: str = "network",
         edges: int | None = None,
         fingerprint: str = "",
+        notes: Iterable[str] = (),
     ) -> None:
         self.widths = tuple(int(n) for n in widths)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self.name = name
         self.fingerprint = fingerprint
+        self.notes = tuple(notes)
         self._load = load
         self._edges = edges
         if len(self.widths) < 2:

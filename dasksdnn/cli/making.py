@@ -11,7 +11,25 @@ import click
 
 from dasksdnn import host
 from dasksdnn.cli.describe import describe, facts
-from dasksdnn.cli.options import BIAS, CLIP, DTYPE, JSON, LAYERS, NEURONS, OUT, OVERWRITE, PATH, SEED, Commands, number
+from dasksdnn.cli.options import (
+    BIAS,
+    CLIP,
+    DTYPE,
+    JSON,
+    LAYERS,
+    NEURONS,
+    OUT,
+    OUTPUT,
+    OVERWRITE,
+    PATH,
+    PRUNED,
+    SEED,
+    Commands,
+    activation,
+    dtype_of,
+    number,
+    output_activation,
+)
 from dasksdnn.cli.outputs import check_outputs
 from dasksdnn.diagnostics.progress import progress
 from dasksdnn.diagnostics.tables import show, write_json
@@ -45,7 +63,7 @@ def generate_radixnet(
     """RadiX-Net, as in the Graph Challenge: 32 weights a row."""
     from dasksdnn.sources.generators import radixnet
 
-    _write(lambda: radixnet(neurons, layers, weights=weights, seed=seed, bias=bias, clip=clip, dtype=dtype), **output)
+    write(lambda: radixnet(neurons, layers, weights=weights, seed=seed, bias=bias, clip=clip, dtype=dtype), **output)
 
 
 @generate.command("random")
@@ -61,7 +79,7 @@ def generate_random(neurons: int, layers: int, degree: int, dtype: str, seed: in
     """No structure: every row reads random neurons."""
     from dasksdnn.sources.generators import random_network
 
-    _write(lambda: random_network(neurons, layers, degree=degree, seed=seed, dtype=dtype), **output)
+    write(lambda: random_network(neurons, layers, degree=degree, seed=seed, dtype=dtype), **output)
 
 
 @generate.command("community")
@@ -77,7 +95,7 @@ def generate_community(neurons: int, layers: int, degree: int, dtype: str, seed:
     """Like a pruned network: hidden communities, skewed degrees."""
     from dasksdnn.sources.generators import community
 
-    _write(lambda: community(neurons, layers, degree=degree, seed=seed, dtype=dtype), **output)
+    write(lambda: community(neurons, layers, degree=degree, seed=seed, dtype=dtype), **output)
 
 
 @click.group("import", cls=Commands, short_help="Read a network from files and store it.")
@@ -121,7 +139,7 @@ def import_graphchallenge(
     from dasksdnn.sources.graphchallenge import graphchallenge
 
     expected = edges_per_neuron or None
-    _write(
+    write(
         lambda: graphchallenge(
             directory, neurons, layers, bias=bias, clip=clip, edges_per_neuron=expected, dtype=dtype
         ),
@@ -132,17 +150,9 @@ def import_graphchallenge(
 def _matrix_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.argument("files", nargs=-1, required=True, type=PATH),
-        number("--bias", "Bias of every neuron.", float, default=0.0),
-        click.option(
-            "--activation",
-            default="relu",
-            metavar="NAME",
-            show_default=True,
-            help="identity, relu, clip:32, leaky_relu:0.1, sigmoid or tanh.",
-        ),
-        click.option(
-            "--output-activation", metavar="NAME", help="That of the last layer.  [default: that of the others]"
-        ),
+        number("--bias", "Bias of every neuron.  [default: 0, or an exported folder's own]", float),
+        activation("relu, or an exported folder's own"),
+        output_activation("that of the others"),
         click.option(
             "--orientation",
             type=click.Choice(["outputs", "inputs"]),
@@ -150,6 +160,7 @@ def _matrix_options(function: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="What the rows of a matrix are.",
         ),
+        PRUNED,
         OUT,
         OVERWRITE,
         JSON,
@@ -161,35 +172,61 @@ def _matrix_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @import_.command("npz", short_help="SciPy sparse matrices (.npz), a file a layer.")
 @_matrix_options
-def import_npz(files: tuple[Path, ...], bias: float, **options: Any) -> None:
-    """SciPy sparse matrices (scipy.sparse.save_npz), a file a layer, in order."""
+def import_npz(files: tuple[Path, ...], bias: float | None, **options: Any) -> None:
+    """SciPy sparse matrices (scipy.sparse.save_npz), a file a layer, in order, or a folder that was exported.
+
+    \b
+    Examples:
+      dasksdnn import npz w1.npz w2.npz --activation tanh --output-activation identity --out net.zarr
+      dasksdnn import npz exported/ --density 0.1 --out net.zarr
+    """  # noqa: D301 - \b tells click to leave the lines as they are
     from dasksdnn.sources.arrays import from_npz
 
-    output = {name: options.pop(name) for name in ("out", "overwrite", "json_path")}
-    _write(lambda: from_npz(files, biases=bias, **options), **output)
+    output = {name: options.pop(name) for name in OUTPUT}
+    write(lambda: from_npz(files, biases=bias, **options), **output)
 
 
 @import_.command("mtx", short_help="Matrix Market files (.mtx), a file a layer.")
 @_matrix_options
-@DTYPE
-def import_mtx(files: tuple[Path, ...], bias: float, **options: Any) -> None:
-    """Matrix Market files, a file a layer, in order."""
+@dtype_of("float32, or an exported folder's own")
+def import_mtx(files: tuple[Path, ...], bias: float | None, **options: Any) -> None:
+    """Matrix Market files, a file a layer, in order, or a folder that was exported.
+
+    \b
+    Example:
+      dasksdnn import mtx w1.mtx w2.mtx.gz --bias -0.3 --dtype float64 --out net.zarr
+    """  # noqa: D301 - \b tells click to leave the lines as they are
     from dasksdnn.sources.arrays import from_mtx
 
-    output = {name: options.pop(name) for name in ("out", "overwrite", "json_path")}
-    _write(lambda: from_mtx(files, biases=bias, **options), **output)
+    output = {name: options.pop(name) for name in OUTPUT}
+    write(lambda: from_mtx(files, biases=bias, **options), **output)
 
 
-def _write(make: Callable[[], Any], out: Path, overwrite: bool, json_path: Path | None) -> None:
+def write(
+    make: Callable[[], Any],
+    out: Path,
+    overwrite: bool,
+    json_path: Path | None,
+    density: float | None = None,
+    scope: str = "layer",
+) -> None:
+    """Make a network, prune it where that is asked for, store it, and say what it is."""
+    from dasksdnn.sources.pruning import prune_network
     from dasksdnn.store.writer import save
 
     check_outputs(overwrite, stores=[out], report=json_path)
     command = click.get_current_context().command_path.split()[1]
     start = perf_counter()
     with progress() as listener:
-        store = save(make(), out, overwrite=overwrite, listener=listener)
+        net = prune_network(make(), density, scope)
+        store = save(net, out, overwrite=overwrite, listener=listener)
     seconds, peak = perf_counter() - start, host.peak_resident()
     record = {"store": str(out), **facts(store), "seconds": seconds, "peak_rss_bytes": peak}
-    write_json(json_path, {"command": command, **record})
-    rows = {**describe(store), "seconds": f"{seconds:.2f}", "peak memory": host.format_bytes(peak)}
+    write_json(json_path, {"command": command, **record, "notes": list(net.notes)})
+    rows = {
+        **describe(store),
+        **({"note": "; ".join(net.notes)} if net.notes else {}),
+        "seconds": f"{seconds:.2f}",
+        "peak memory": host.format_bytes(peak),
+    }
     show(f"{command}: {out}", rows)

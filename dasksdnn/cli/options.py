@@ -83,3 +83,40 @@ DTYPE = click.option(
     show_default=True,
     help="Of weights and activations.",
 )
+
+
+def activation(default: str) -> Decorator:
+    """Make the option for the activation of layers that were read without one."""
+    kinds = "identity, relu, clip:32, leaky_relu:0.1, sigmoid or tanh; or one a layer: relu,tanh,identity."
+    return click.option("--activation", metavar="NAME", help=f"{kinds}  [default: {default}]")
+
+
+def output_activation(default: str) -> Decorator:
+    """Make the option for that of the last layer."""
+    return click.option("--output-activation", metavar="NAME", help=f"That of the last layer.  [default: {default}]")
+
+
+def dtype_of(default: str) -> Decorator:
+    """Make the option for a dtype that is otherwise what is read."""
+    kinds = click.Choice(["float32", "float64"])
+    return click.option("--dtype", type=kinds, help=f"Of weights and activations.  [default: {default}]")
+
+
+def PRUNED(function: Callable[..., Any]) -> Callable[..., Any]:  # noqa: N802 - named as the other options are
+    """Add the options of pruning while a network is read."""
+    scope = click.option(
+        "--prune-scope",
+        "scope",
+        type=click.Choice(["layer", "global"]),
+        default="layer",
+        show_default=True,
+        help="What has this density: each layer, or all together.",
+    )
+    density = number(
+        "--density", "Keep this share of inputs x outputs, the largest weights: 0.1 is a tenth.  [default: all]", float
+    )
+    return density(scope(function))
+
+
+#: What `making.write` takes of an import's options.
+OUTPUT = ("out", "overwrite", "json_path", "density", "scope")

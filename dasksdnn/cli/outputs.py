@@ -15,6 +15,7 @@ def check_outputs(
     *,
     stores: Iterable[Path | None] = (),
     files: Iterable[Path | None] = (),
+    folders: Iterable[Path | None] = (),
     report: Path | None = None,
     inputs: Iterable[Path] = (),
 ) -> None:
@@ -23,9 +24,10 @@ def check_outputs(
     Parameters
     ----------
     overwrite : bool
-        Whether what stands at an output path may be replaced: a Zarr store by a store, a file by a file.
-    stores, files : paths or None
-        Zarr stores and arrays to make, and plain files.
+        Whether what stands at an output path may be replaced: a Zarr store by a store, a file by a file, an exported folder
+        by another.
+    stores, files, folders : paths or None
+        Zarr stores and arrays to make, plain files, and folders of matrices.
     report : path or None
         Of --json: it has been checked, but may be one of the others.
     inputs : paths
@@ -38,12 +40,13 @@ def check_outputs(
     from dasksdnn.atomic import check_target
 
     taken = {os.path.realpath(path): "read" for path in inputs}
-    for path, is_store in [*((p, True) for p in stores), *((p, False) for p in files)]:
+    kinds = {"store": stores, "file": files, "folder": folders}
+    for path, kind in [(path, kind) for kind, paths in kinds.items() for path in paths]:
         if path is None:
             continue
         absolute = Path(os.path.abspath(path))
         check_target(absolute, overwrite)
-        _check_replaced(absolute, is_store)
+        _check_replaced(absolute, kind)
         _check_permission(absolute)
         _check_distinct(path, taken)
     if report is not None:
@@ -63,7 +66,7 @@ def check_report(path: Path | None) -> None:
         return
     absolute = Path(os.path.abspath(path))
     check_target(absolute, overwrite=True)
-    _check_replaced(absolute, is_store=False)
+    _check_replaced(absolute, "file")
     _check_permission(absolute)
     if absolute.is_file() and not _is_report(absolute):
         raise OutputExistsError(f"{path} exists, is no JSON report, and is kept: choose another name for --json")
@@ -81,18 +84,23 @@ def _check_distinct(path: Path, taken: dict[str, str]) -> None:
     taken[real] = "written"
 
 
-def _check_replaced(path: Path, is_store: bool) -> None:
+def _check_replaced(path: Path, kind: str) -> None:
     """Only like replaces like: a slip of the hand must not cost a folder of other things."""
     if not os.path.lexists(path):
         return
-    if is_store and path.is_dir() and not _is_zarr(path):
-        raise OutputExistsError(
-            f"{path} is a folder of other things than a Zarr store and is kept: remove it yourself, or choose another name"
-        )
-    if is_store != path.is_dir():
-        here, new = ("file", "store") if is_store else ("folder", "file")
+    if (kind != "file") != path.is_dir():
+        here, new = ("folder", "file") if kind == "file" else ("file", kind)
         raise OutputExistsError(
             f"{path} is a {here} and is not replaced by a {new}: remove it yourself, or choose another name"
+        )
+    if kind == "file":
+        return
+    from dasksdnn.sources.folders import is_export
+
+    if not (_is_zarr(path) if kind == "store" else is_export(path)):
+        same = "a Zarr store" if kind == "store" else "exported matrices"
+        raise OutputExistsError(
+            f"{path} is a folder of other things than {same} and is kept: remove it yourself, or choose another name"
         )
 
 

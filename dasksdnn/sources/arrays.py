@@ -6,6 +6,7 @@ Files are opened twice: once here for their shapes, which costs a header, and on
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from dasksdnn.errors import InputError
 from dasksdnn.network import Activation, Array, Layer, Network, canonical_csr
 from dasksdnn.sources.checks import check_number_dtype, float_dtype, real_number
-from dasksdnn.sources.matrices import first_line, load_mtx, load_npz, mtx_header, npz_header, pydata_to_scipy
+from dasksdnn.sources.folders import read_bias, read_index
+from dasksdnn.sources.matrices import load_mtx, load_npz, mtx_header, npz_header
+from dasksdnn.sources.pieces import Activations, chain, common_dtype, per_layer, to_scipy
 
 Path = str | os.PathLike[str]
 
@@ -27,7 +29,7 @@ def from_arrays(
     matrices: Sequence[Any],
     *,
     biases: Any = None,
-    activation: str | Activation = "relu",
+    activation: Activations = "relu",
     output_activation: str | Activation | None = None,
     orientation: str = "outputs",
     dtype: npt.DTypeLike | None = None,
@@ -42,7 +44,7 @@ def from_arrays(
     biases : None, float or sequence
         None is zero, a number is the bias of every neuron, a sequence holds a number or an array (outputs,) a layer.
     activation, output_activation : str or Activation
-        Of the hidden layers, and of the last (None: the same).
+        Of the hidden layers, and of the last (None: the same). A sequence, or "relu,tanh,identity", has one a layer.
     orientation : {"outputs", "inputs"}
         What the rows are: outputs, shape (outputs, inputs), or inputs, as in Keras and the Graph Challenge.
     dtype : numpy dtype or None
@@ -60,9 +62,9 @@ def from_arrays(
     held = list(matrices)
     names = [f"layer {k + 1}" for k in range(len(held))]
     style = _Style.parse(biases, activation, output_activation, orientation, len(held))
-    sparse = [_to_scipy(matrix, name) for matrix, name in zip(held, names, strict=True)]
-    kind = _common_dtype([matrix.dtype for matrix in sparse], dtype)
-    widths = _chain([style.turn_shape(matrix.shape) for matrix in sparse], names)
+    sparse = [to_scipy(matrix, name) for matrix, name in zip(held, names, strict=True)]
+    kind = common_dtype([matrix.dtype for matrix in sparse], dtype)
+    widths = chain([style.turn_shape(matrix.shape) for matrix in sparse], names)
     layers = [style.layer(matrix, names[k], k, kind) for k, matrix in enumerate(sparse)]
     return Network(widths, layers.__getitem__, kind, "arrays", edges=sum(layer.edges for layer in layers))
 
@@ -71,25 +73,26 @@ def from_npz(
     files: Sequence[Path],
     *,
     biases: Any = None,
-    activation: str | Activation = "relu",
+    activation: Activations | None = None,
     output_activation: str | Activation | None = None,
     orientation: str = "outputs",
     dtype: npt.DTypeLike | None = None,
 ) -> Network:
     """Make a network of files written by `scipy.sparse.save_npz`, a file a layer, read when the layer is asked for.
 
-    Parameters are those of `from_arrays`; files are read with `allow_pickle=False`.
+    Parameters are those of `from_arrays`; files are read with `allow_pickle=False`. A folder of `sdnn.export` alone stands
+    for its files, and has biases and activations of its own.
 
     Raises
     ------
     InputError
         Naming the file: here for one that is missing, is no such file, or does not chain; later for its content.
     """
-    paths = [os.fspath(file) for file in files]
+    paths, _, biases, activation = _listed(files, biases, activation)
     style = _Style.parse(biases, activation, output_activation, orientation, len(paths))
     headers = [npz_header(path) for path in paths]
-    kind = _common_dtype([header.dtype for header in headers], dtype)
-    widths = _chain([style.turn_shape(header.shape) for header in headers], paths)
+    kind = common_dtype([header.dtype for header in headers], dtype)
+    widths = chain([style.turn_shape(header.shape) for header in headers], paths)
     return Network(widths, partial(_file_layer, paths, load_npz, style, kind), kind, "npz")
 
 
@@ -97,15 +100,15 @@ def from_mtx(
     files: Sequence[Path],
     *,
     biases: Any = None,
-    activation: str | Activation = "relu",
+    activation: Activations | None = None,
     output_activation: str | Activation | None = None,
     orientation: str = "outputs",
-    dtype: npt.DTypeLike = "float32",
+    dtype: npt.DTypeLike | None = None,
 ) -> Network:
     """Make a network of Matrix Market files (.mtx, .mtx.gz), a file a layer, read when the layer is asked for.
 
-    Parameters are those of `from_arrays`, except that `dtype` has to be said: text has none. A `pattern` file has
-    weights 1; symmetric files are expanded.
+    Parameters are those of `from_npz`, except that `dtype` is float32 unless it is said, or an exported folder says it:
+    text has none. A `pattern` file has weights 1; symmetric files are expanded.
 
     Raises
     ------
@@ -113,49 +116,28 @@ def from_mtx(
         Naming the file, and the line where there is one: here for one that is missing, is no such file, is complex,
         or does not chain; later for its content.
     """
-    paths = [os.fspath(file) for file in files]
+    paths, said, biases, activation = _listed(files, biases, activation)
     style = _Style.parse(biases, activation, output_activation, orientation, len(paths))
-    kind = float_dtype(dtype)
-    widths = _chain([style.turn_shape(mtx_header(path)[:2]) for path in paths], paths)
+    kind = float_dtype(dtype or said)
+    widths = chain([style.turn_shape(mtx_header(path)[:2]) for path in paths], paths)
     return Network(widths, partial(_file_layer, paths, load_mtx, style, kind), kind, "matrix-market")
+
+
+def _listed(files: Sequence[Path], biases: Any, activation: Any) -> tuple[list[str], str, Any, Activations]:
+    """The files of a network, their dtype, biases and activations: as given, or as the folder says that stands for them."""
+    paths = [os.fspath(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    if len(paths) != 1 or not os.path.isdir(paths[0]):
+        return paths, "float32", biases, "relu" if activation is None else activation
+    folder = pathlib.Path(paths[0])
+    layers, dtype = read_index(folder)
+    if biases is None:
+        biases = [read_bias(folder / layer.bias) for layer in layers]
+    own = [layer.activation for layer in layers]
+    return [str(folder / layer.weights) for layer in layers], dtype, biases, own if activation is None else activation
 
 
 def _file_layer(paths: list[str], read: Any, style: _Style, dtype: np.dtype[Any], k: int) -> Layer:
     return style.layer(read(paths[k]), paths[k], k, dtype)
-
-
-def _to_scipy(matrix: Any, name: str) -> Any:
-    """Any 2-d matrix as SciPy sparse, nothing summed, nothing dropped."""
-    if not scipy.sparse.issparse(matrix) and type(matrix).__module__.partition(".")[0] == "sparse":
-        matrix = pydata_to_scipy(matrix, name)
-    if not scipy.sparse.issparse(matrix):
-        try:
-            matrix = np.asarray(matrix)
-        except ValueError as error:
-            raise InputError(f"{name}: is not a matrix ({first_line(error)})") from None
-    check_number_dtype(matrix.dtype, name)
-    if matrix.ndim != 2:
-        raise InputError(f"{name}: has {matrix.ndim} dimension{'s' * (matrix.ndim != 1)}; a matrix has 2")
-    if min(matrix.shape) < 1:
-        raise InputError(f"{name}: has shape {matrix.shape}; every layer needs at least one neuron")
-    return matrix if scipy.sparse.issparse(matrix) else scipy.sparse.csr_array(matrix)
-
-
-def _common_dtype(dtypes: list[np.dtype[Any]], wanted: npt.DTypeLike | None) -> np.dtype[Any]:
-    if wanted is not None:
-        return float_dtype(wanted)
-    return np.result_type(np.float32, *dtypes)
-
-
-def _chain(shapes: list[tuple[int, int]], names: list[str]) -> tuple[int, ...]:
-    """Widths of layers of shape (outputs, inputs), each of which must read what the one before it makes."""
-    for k in range(1, len(shapes)):
-        if shapes[k][1] != shapes[k - 1][0]:
-            raise InputError(
-                f"{names[k]}: {shapes[k][0]} outputs x {shapes[k][1]} inputs does not follow {names[k - 1]}: "
-                f"{shapes[k - 1][0]} outputs x {shapes[k - 1][1]} inputs; check their order and orientation"
-            )
-    return (shapes[0][1], *(shape[0] for shape in shapes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +145,8 @@ class _Style:
     """Biases, activations and orientation: what a matrix lacks to be a layer."""
 
     biases: Any
-    activation: Activation
-    output_activation: Activation
+    activations: list[Activation]
     transposed: bool
-    layers: int
 
     @classmethod
     def parse(cls, biases: Any, activation: Any, output: Any, orientation: str, layers: int) -> _Style:
@@ -174,15 +154,14 @@ class _Style:
             raise InputError("a network needs at least one layer; the list of matrices is empty")
         if orientation not in ("outputs", "inputs"):
             raise InputError(f"orientation: {orientation!r} is unknown; say what the rows are, 'outputs' or 'inputs'")
-        inner = Activation.parse(activation)
+        activations = per_layer(activation, output, layers)
         if isinstance(biases, list | tuple) or (isinstance(biases, np.ndarray) and biases.ndim > 0):
             biases = list(biases)
             if len(biases) != layers:
                 raise InputError(f"biases: {len(biases)} for {layers} layers; give one for each layer")
         elif biases is not None:
             biases = real_number(biases, "biases")
-        last = inner if output is None else Activation.parse(output)
-        return cls(biases, inner, last, orientation == "inputs", layers)
+        return cls(biases, activations, orientation == "inputs")
 
     def turn_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         return (shape[1], shape[0]) if self.transposed else (shape[0], shape[1])
@@ -191,8 +170,7 @@ class _Style:
         weights = canonical_csr(matrix.T if self.transposed else matrix, name)
         with np.errstate(over="ignore"):  # what becomes infinite is refused by Layer
             weights = weights.astype(dtype, copy=False)
-        activation = self.output_activation if k == self.layers - 1 else self.activation
-        return Layer(weights, self._bias(k, name, weights.shape[0], dtype), activation, name)
+        return Layer(weights, self._bias(k, name, weights.shape[0], dtype), self.activations[k], name)
 
     def _bias(self, k: int, name: str, outputs: int, dtype: np.dtype[Any]) -> Array:
         bias = 0.0 if self.biases is None else self.biases[k] if isinstance(self.biases, list) else self.biases

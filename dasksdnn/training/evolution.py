@@ -21,6 +21,7 @@ import scipy.sparse
 from dasksdnn.compiling import Call, compiled
 from dasksdnn.errors import InputError
 from dasksdnn.network import Array
+from dasksdnn.sources.pruning import smallest
 
 #: Of edges (rows, columns) that do not exist yet: the sum over samples of delta[row, s] * x[column, s].
 Gradient = Callable[[Array, Array], Array]
@@ -103,12 +104,7 @@ def prune(weights: Any, density: float) -> Change:
     spare = np.flatnonzero(_smallest(size, weights.indptr, np.maximum(lengths - 1, 0)))
     excess = min(size.size - round(density * weights.shape[0] * weights.shape[1]), spare.size)
     kept = np.ones(size.size, np.bool_)
-    if excess > 0:
-        values = size[spare]
-        limit = np.partition(values, excess - 1)[excess - 1]
-        below = values < limit
-        kept[spare[below]] = False
-        kept[spare[values == limit][: excess - np.count_nonzero(below)]] = False
+    kept[spare[smallest(size[spare], excess)]] = False
     none = np.zeros(0, np.int64)
     return Change(kept, none, none)
 

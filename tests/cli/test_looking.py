@@ -25,6 +25,7 @@ def test_help_without_arguments(run):
         "evaluate",
         "info",
         "verify",
+        "export",
         "bench",
     ]
     assert "community" in run("generate").out

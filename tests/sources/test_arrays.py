@@ -79,6 +79,7 @@ def test_dtypes(matrices):
     assert from_arrays([m.astype(np.float64) for m in matrices]).dtype == np.float64
     assert from_arrays([m.astype(np.int16) for m in matrices]).dtype == np.float32
     assert from_arrays([m.astype(np.int64) for m in matrices]).dtype == np.float64
+    assert from_arrays([m.toarray().astype(np.float16) for m in matrices])[0].weights.dtype == np.float32
     assert from_arrays([m.astype(np.float64) for m in matrices], dtype="float32")[0].weights.dtype == np.float32
     with pytest.raises(InputError, match="NaN or infinite"):
         from_arrays([np.full((2, 2), 1e300)], dtype="float32")
