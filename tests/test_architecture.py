@@ -27,6 +27,7 @@ ROOMS = [
     "estimator",
     "bench",
     "diagnostics",
+    "dashboard",
     "cli",
 ]
 LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "atomic", "dasksdnn"}

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import dasksdnn
-from dasksdnn.cli import bench, looking, making, partitioning, running, training
+from dasksdnn.cli import bench, looking, making, partitioning, reporting, running, training
 from dasksdnn.cli.options import Commands
 from dasksdnn.cli.signals import StoppedError, stoppable
 from dasksdnn.errors import DaskSDNNError
@@ -61,6 +61,7 @@ for command in (
     running.evaluate,
     looking.info,
     looking.verify,
+    reporting.report,
     bench.bench,
 ):
     cli.add_command(command)

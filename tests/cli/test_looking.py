@@ -25,6 +25,7 @@ def test_help_without_arguments(run):
         "evaluate",
         "info",
         "verify",
+        "report",
         "bench",
     ]
     assert "community" in run("generate").out

@@ -169,10 +169,15 @@ class RunState:
     @property
     def expected(self) -> Array:
         """Words that owners would have sent for the samples so far, were none of them dead: in training also back."""
-        looked_at = int(self.facts["validation"]) * len(self.epochs) if self.trains else 0
-        forward, back = (self.done + looked_at, self.done) if self.trains else (self.begun, 0)
+        forward, back = self.passed(self.begun)
         words: Array = self.planned * (forward - self.before[0]) + self.planned.T * (back - self.before[1])
         return words
+
+    def passed(self, samples: int) -> tuple[int, int]:
+        """How many samples went forward and back, where inference has come to so many."""
+        if not self.trains:
+            return samples, 0
+        return self.done + int(self.facts["validation"]) * len(self.epochs), self.done
 
     def span(self, first: int) -> tuple[int, int]:
         """The layers (0-based, the last not included) that are computed together, from their first."""
@@ -219,7 +224,7 @@ class State:
         planned = np.array(message["words"], np.int64).reshape(owners, owners)
         if not np.array_equal(planned, run.planned):  # else it is another crew of the same owners
             run.planned, run.measured = planned, np.zeros_like(planned)
-            run.before = (run.done, run.done)
+            run.before = run.passed(run.done)
         for i, address in enumerate(message["addresses"]):
             worker = run.workers.setdefault(address, WorkerState(address, address))
             worker.edges = message["edges"][i % owners]
