@@ -17,7 +17,7 @@ from dasksdnn.diagnostics.dashboard.panels import PANELS
 from dasksdnn.diagnostics.dashboard.state import State
 
 #: Milliseconds between looks at the state.
-INTERVAL = 500
+INTERVAL = 1000
 #: Where each panel stands on the page: row, first of twelve columns, how many of them.
 PLACES: dict[type[Panel], tuple[int, int, int]] = {
     panels.Load: (0, 0, 4), panels.Memory: (0, 4, 4), panels.Reading: (0, 8, 4),

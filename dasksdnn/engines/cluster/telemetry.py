@@ -38,8 +38,10 @@ LAYERS = 64
 
 
 def is_watched(client: Any) -> bool:
-    """Whether somebody watches the runs of a cluster."""
-    return bool(client.get_metadata([WATCHED], default=False))
+    """Whether somebody watches the runs of a cluster; where its scheduler has gone, what comes next says so."""
+    with suppress(OSError):
+        return bool(client.get_metadata([WATCHED], default=False))
+    return False
 
 
 def tell(teller: Any, kind: str, run: str, **facts: Any) -> None:

@@ -27,11 +27,18 @@ TRAINING = ("loss", "loss-epochs", "accuracy", "accuracy-epochs")
 #: Waits until sources of these names have rows.
 FILLED = """names => window.Bokeh && Bokeh.documents.length && names.every(
     name => Bokeh.documents[0].get_model_by_name(`sdnn-${name}-data`).get_length() > 0)"""
+#: Waits until the line above the panels says all of this.
+SAID = """texts => window.Bokeh && Bokeh.documents.length && texts.every(
+    text => Bokeh.documents[0].get_model_by_name('sdnn-line').text.includes(text))"""
+#: Waits until as many words were sent as were planned, between any two.
+ALIKE = """() => { const [planned, sent] = ["planned", "measured"].map(
+    name => [...Bokeh.documents[0].get_model_by_name(`sdnn-words-${name}-data`).get_column("words")]);
+    return planned.length > 0 && planned.every((n, i) => n > 0 && n === sent[i]); }"""
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    with running_cluster(tmp_path_factory.mktemp("cluster"), memory="2GiB") as found:
+    with running_cluster(tmp_path_factory.mktemp("cluster"), workers=3) as found:
         yield found
 
 
@@ -88,38 +95,36 @@ def test_panels_draw_inference(client, page, stored, tmp_path, strategy, filled)
     slow = Slow(x, tmp_path, seconds=0.1)
     how = {"client": client, "out": "categories", "batch": 60, "strategy": strategy}
     with going_on(sdnn.infer, store, slow, **how) as run:
+        page.wait_for_function(SAID, arg=[f"inference of net.zarr, {strategy} split", "running"])
         page.wait_for_function(FILLED, arg=list(filled))
         assert run.is_alive()
-        assert f"inference of net.zarr, {strategy} split" in page.locator(".bk-Div").first.inner_text()
     assert page.locator(".bk-Figure").count() == 9
-    page.wait_for_function("() => Bokeh.documents[0].get_model_by_name('sdnn-line').text.includes('done in')")
+    page.wait_for_function(SAID, arg=[f"inference of net.zarr, {strategy} split", "done in"])
     assert heard.complaints == []
 
 
 def test_panels_draw_training(client, page, tmp_path, request):
     net = sdnn.random_sparse([256, 512, 512, 512, 10], [0.1, 0.1, 0.1, 1.0])
-    partition = sdnn.partition(net, 4, method="metis")
+    partition = sdnn.partition(net, 6, method="metis")
     store = sdnn.save(net, tmp_path / "digits.zarr", partition=partition)
-    x = np.random.default_rng(0).random((4000, 256)).astype(np.float32)
+    x = np.random.default_rng(0).random((2000, 256)).astype(np.float32)
     y = x[:, :10].argmax(axis=1)
     heard = Heard(page)
     page.goto(dasksdnn.dashboard.register(client))
     page.wait_for_selector(".bk-Figure")
-    how = {"epochs": 6, "batch_size": 64, "validation": (x[:400], y[:400]), "strategy": "parts", "client": client}
+    how = {"epochs": 6, "batch_size": 64, "validation": (x[:200], y[:200]), "strategy": "parts", "client": client}
     with going_on(sdnn.train, store, x, y, **how) as run:
+        page.wait_for_function(SAID, arg=["training of digits.zarr, parts split", "running"])
         page.wait_for_function(FILLED, arg=[*EVERY, *PARTS, *TRAINING])
         epochs = "() => Bokeh.documents[0].get_model_by_name('sdnn-loss-epochs-data').get_length() >= 4"
         page.wait_for_function(epochs)
         assert run.is_alive()
-        page.wait_for_timeout(1000)  # what has come last is drawn
+        page.wait_for_timeout(1500)  # what has come last is drawn
         if (target := request.config.getoption("--screenshot")) is not None:
             page.screenshot(path=target)
     assert heard.complaints == []
-    alike = "name => [...Bokeh.documents[0].get_model_by_name(name).data.words ?? Bokeh.documents[0].get_model_by_name(name).get_column('words')]"
-    page.wait_for_function("() => Bokeh.documents[0].get_model_by_name('sdnn-line').text.includes('done in')")
-    page.wait_for_timeout(1500)  # workers tell a moment longer
-    planned, sent = (page.evaluate(alike, f"sdnn-words-{name}-data") for name in ("planned", "measured"))
-    assert planned == sent  # no sample dies in training, and validation counts
+    page.wait_for_function(SAID, arg=["done in"])
+    page.wait_for_function(ALIKE)  # no sample dies in training, validation counts, and workers tell a moment longer
 
 
 def test_each_panel_has_a_page_that_jupyterlab_lists(client, page):
