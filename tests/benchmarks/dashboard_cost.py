@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -27,6 +27,8 @@ import dasksdnn.dashboard
 from dasksdnn.engines.cluster.telemetry import WATCHED
 
 MODES = ("without", "registered", "open")
+#: Seconds in which a page loads, and in which the scheduler forgets one that was closed.
+LOADING, FORGETTING = 3, 17
 
 
 def processor_time(client):
@@ -70,11 +72,13 @@ def measure(client, browser, url, mode, store, x, strategy):
     if page is not None:
         page.goto(url)
         page.wait_for_selector(".bk-Figure")
+        page.wait_for_timeout(LOADING * 1000)
     before, began = processor_time(client), perf_counter()
     sdnn.infer(store, x, out="categories", client=client, strategy=strategy)
     found = perf_counter() - began, processor_time(client) - before
     if page is not None:
         page.close()
+        sleep(FORGETTING)
     return found
 
 

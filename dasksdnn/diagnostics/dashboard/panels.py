@@ -180,15 +180,15 @@ class Timeline(_Workers):
         self._following.clear()
 
     def follow(self, run: RunState) -> str:
-        places = {worker.address: i for i, worker in enumerate(self.rowed(run))}
+        places = {worker.address: (i, worker.label) for i, worker in enumerate(self.rowed(run))}
+        spans = {first: run.span(first) for first in run.firsts}
 
         def quad(row: tuple[Any, ...]) -> tuple[Any, ...]:
             began, ended, address, first, computing, waiting, packing, busy = row
-            low, high = run.span(first)
-            place, each = places[address] + 0.04, 0.92 / run.layers
+            (low, high), (row_of, label), each = spans[first], places[address], 0.92 / run.layers
+            place = row_of + 0.04
             colour = ORANGE if waiting > computing else BLUE
             layers = f"{low + 1} to {high}" if high > low + 1 else str(high)
-            label = run.workers[address].label
             sides = (began, ended, place + each * low, place + each * high)
             return (*sides, colour, 0.12 + 0.88 * min(1.0, busy), label, layers, computing, waiting, packing)
 
