@@ -60,6 +60,11 @@ def main():
             for turn in range(-1, given.repeats):
                 for mode in MODES[turn % 3 :] + MODES[: turn % 3]:
                     found = measure(client, browser, url, mode, store, folder / "x.npy", given.strategy)
+                    print(
+                        f"turn {turn}, {mode}: {found[0]:.2f} s, processors {found[1]:.2f} s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     if turn >= 0:  # the first loads, and compiles
                         took[mode].append(found)
     report(took)
