@@ -11,6 +11,7 @@ from places import SHARED
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--screenshot", metavar="FILE", help="where the browser's tests put a picture of the dashboard")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -28,6 +28,7 @@ ROOMS = [
     "estimator",
     "bench",
     "diagnostics",
+    "dashboard",
     "cli",
 ]
 LEAVES = {"errors", "config", "events", "host", "compiling", "keeping", "atomic", "markup", "dasksdnn"}

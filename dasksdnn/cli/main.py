@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import dasksdnn
-from dasksdnn.cli import bench, converting, looking, making, partitioning, running, training
+from dasksdnn.cli import bench, converting, looking, making, partitioning, reporting, running, training
 from dasksdnn.cli.options import Commands
 from dasksdnn.cli.signals import StoppedError, stoppable
 from dasksdnn.errors import DaskSDNNError
@@ -62,6 +62,7 @@ for command in (
     looking.info,
     looking.verify,
     converting.export,
+    reporting.report,
     bench.bench,
 ):
     cli.add_command(command)

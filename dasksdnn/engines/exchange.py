@@ -84,6 +84,8 @@ class Exchange:
         With which compiled code makes the same exchanges itself, where the transport lets it.
     tally : int64 array of shape (2, layers + 1, 5)
         What they sent, and took: see `kernels.routes`.
+    sent : int64 array of shape (owners,)
+        Values sent to each other owner so far, both ways; compiled code counts by layer alone.
     """
 
     def __init__(self, grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.generic]) -> None:
@@ -91,6 +93,7 @@ class Exchange:
         self.routes = _routes(grid, share, tile, tiles, dtype)
         layers = len(share.crossings)
         self.tally: Array = np.zeros((2, layers + 1, COUNTED), np.int64) if self.routes is None else self.routes.tally
+        self.sent: Array = np.zeros(grid.owners, np.int64)
         most = 0 if self.routes is not None else _most(share) * tile * tiles
         self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
 
@@ -138,7 +141,9 @@ class Exchange:
         packed = monotonic_ns()
         exchange_between(self._grid, sends, receives)
         ended = monotonic_ns()
-        tally[WORDS] += sum(message.size for _, message in sends)
+        for to, message in sends:
+            self.sent[to] += message.size
+            tally[WORDS] += message.size
         tally[MESSAGES] += len(sends)
         tally[PACKING] += packed - began
         tally[WAITING] += ended - packed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -18,6 +18,7 @@ from dasksdnn.compiling import warm_up
 from dasksdnn.engines import local, session
 from dasksdnn.engines.loading import positions_dtype, sizes_of
 from dasksdnn.engines.outputs import check_out, new_output
+from dasksdnn.engines.passage import Alone, Passage
 from dasksdnn.engines.sinks import ArraySink, CategorySink, ChunkedSink, Tee
 from dasksdnn.engines.traffic import Traffic
 from dasksdnn.errors import InputError
@@ -436,6 +437,7 @@ def stream_kept(
     room: int = 0,
     waiting: int = 0,
     stop: Event | None = None,
+    watch: Callable[[Passage, Plan], AbstractContextManager[None]] | None = None,
 ) -> Result:
     """Stream a chunk of samples, with the weights that the chunk before has left in this process, and leave them to the next.
 
@@ -453,6 +455,8 @@ def stream_kept(
         Bytes of this chunk's samples that are resident while it waits, to be taken off other chunks' `room`.
     stop : Event, optional
         Ends the run when it is set.
+    watch : callable, optional
+        Gives the context that the run is to be in, from what takes its panels through layers, and counts, and its plan.
     """
     found = CategorySink()
     if local.computing():  # as a dataset of the run that holds the lock
@@ -471,7 +475,11 @@ def stream_kept(
         held, _ = session.take(store, dataset, tee, (memory, threads), choose)
         try:
             start = perf_counter()
-            report = local.run(store, dataset, tee, held.plan.settings, weights=held.weights, stop=stop)
+            passage = Alone(store, held.plan.settings)
+            with nullcontext() if watch is None else watch(passage, held.plan):
+                report = local.run(
+                    store, dataset, tee, held.plan.settings, weights=held.weights, stop=stop, passage=passage
+                )
             seconds = perf_counter() - start
         except BaseException:
             held.weights.close()

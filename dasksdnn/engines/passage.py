@@ -23,7 +23,7 @@ from dasksdnn.engines.transport import gather
 from dasksdnn.kernels.chain import run_chain
 from dasksdnn.kernels.panels import alive_columns, new_panel
 from dasksdnn.kernels.relay import relay
-from dasksdnn.kernels.routes import COMPUTING
+from dasksdnn.kernels.routes import COMPUTING, COUNTED
 from dasksdnn.kernels.rows import pack_columns
 from dasksdnn.kernels.team import Team
 from dasksdnn.network import Array
@@ -54,11 +54,16 @@ class Passage(Protocol):
     buffers : sequence of arrays of shape (rows, tile)
     free : list of int
         Those of them that panels may take at the beginning.
+    tally : int64 array of shape (2, layers + 1, 5)
+        What layers took so far, by the first of those that are computed together: see `kernels.routes`.
     """
 
     group: int
     buffers: Sequence[Array]
     free: list[int]
+
+    @property
+    def tally(self) -> Array: ...
 
     def own(self, k: int) -> int:
         """Neurons of x_k that stand in a buffer, before what others send."""
@@ -83,6 +88,14 @@ class Alone:
         self.group = 1
         self._spare = list(range(settings.panels, count))
         self._widths = store.widths
+        # Threads would lose each other's additions to one.
+        self._tallies: Array = np.zeros((settings.workers, 2, len(store) + 1, COUNTED), np.int64)
+
+    @property
+    def tally(self) -> Array:
+        """See `Passage`."""
+        total: Array = self._tallies.sum(axis=0)
+        return total
 
     def own(self, k: int) -> int:
         """See `Passage`."""
@@ -90,8 +103,10 @@ class Alone:
 
     def advance(self, slab: Slab, span: tuple[int, int], panels: list[Panel], thread: int, team: Team | None) -> None:
         """See `Passage`."""
+        began = monotonic_ns()
         for panel in panels:
             self._spare[thread] = _through(slab, span, panel, self._spare[thread], self.buffers, team)
+        self._tallies[thread, 0, span[0], COMPUTING] += monotonic_ns() - began
 
     def alive(self, panels: list[Panel], k: int) -> list[Array]:
         """See `Passage`."""
@@ -153,6 +168,11 @@ class Together:
         self._order = np.concatenate(self._members) if rows else np.zeros(1, np.int64)
         self._result = new_panel(self._order.size, settings.tile, store.dtype)
         self._all = np.arange(own.size)
+
+    @property
+    def tally(self) -> Array:
+        """See `Passage`."""
+        return self.exchange.tally
 
     def own(self, k: int) -> int:
         """See `Passage`."""

@@ -10,8 +10,9 @@ go back behind it (fold). Where samples are split, gradients are added up over t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from time import monotonic_ns
 from typing import Any
 
 import scipy.sparse
@@ -29,6 +30,7 @@ from dasksdnn.events import Listener, ignore
 from dasksdnn.kernels import panels, passes
 from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.kernels.panels import LANES, fill_csr, fill_dense
+from dasksdnn.kernels.routes import COMPUTING
 from dasksdnn.kernels.tape import Dropout, new_tape
 from dasksdnn.kernels.team import Team
 from dasksdnn.kernels.update import Rule
@@ -151,18 +153,19 @@ class Trainer:
                     fresh = j == slabs[-1]
                     for stage in reversed(self._stages(j)):
                         segments = segments_of(self.settings, stage)
-                        part.backward(
-                            self._tape,
-                            segments,
-                            count,
-                            dropout,
-                            self._team,
-                            fresh=fresh,
-                            rule=rule,
-                            step=step,
-                            held=held,
-                            routes=self.exchange.routes,
-                        )
+                        with self._computing(1, stage[0]):
+                            part.backward(
+                                self._tape,
+                                segments,
+                                count,
+                                dropout,
+                                self._team,
+                                fresh=fresh,
+                                rule=rule,
+                                step=step,
+                                held=held,
+                                routes=self.exchange.routes,
+                            )
                         self._fold(stage[0], count)
 
     def _stages(self, j: int) -> list[tuple[int, int]]:
@@ -176,7 +179,16 @@ class Trainer:
         for stage in self._stages(j):
             if routes is None and stage[0] in self._meets:
                 self.exchange.expand(self._panels(stage[0], count, self._tape.panel), stage[0])
-            part.forward(self._tape, stage, count, dropout, self._team, routes)
+            with self._computing(0, stage[0]):
+                part.forward(self._tape, stage, count, dropout, self._team, routes)
+
+    @contextmanager
+    def _computing(self, back: int, layer: int) -> Iterator[None]:
+        """Count the time of the block as that of a layer, and of those that go with it; compiled code that exchanges does so."""
+        began = monotonic_ns()
+        yield
+        if self.exchange.routes is None:
+            self.exchange.tally[back, layer, COMPUTING] += monotonic_ns() - began
 
     def _fold(self, k: int, count: int) -> None:
         if self.exchange.routes is None and k in self._meets:

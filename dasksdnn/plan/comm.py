@@ -178,6 +178,16 @@ class CommPlan:
         return CommPlan(tuple(layer.coarsen(part_to_owner) for layer in self.layers))
 
 
+def words_between(plan: CommPlan) -> Array:
+    """Words that engines send for a sample, int64 of shape (nparts, nparts), [sender, receiver]: of all layers but the first,
+    whose inputs every part reads.
+    """
+    between: Array = np.zeros((plan.nparts, plan.nparts), np.int64)
+    for layer in plan.layers[1:]:
+        between += layer.sent()
+    return between
+
+
 def exchange(own: Array, received: Sequence[Array]) -> LayerExchange:
     """Make one layer's exchange.
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,25 @@ def _compressor(flat: Array) -> list[Any]:
     return [ZstdCodec(level=1)] if saved * 4 > len(sample) else []
 
 
+class _Read:
+    """Bytes of stored arrays that this process has read so far, as they are in memory; many threads read."""
+
+    def __init__(self) -> None:
+        self._lock, self.nbytes = Lock(), 0
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self.nbytes += nbytes
+
+
+_READ = _Read()
+
+
+def bytes_read() -> int:
+    """Bytes of stored arrays that this process has read so far, as they are in memory."""
+    return _READ.nbytes
+
+
 class CheckedArray:
     """An array of a store, read in ranges; every chunk that is touched is compared with its digest.
 
@@ -187,7 +207,9 @@ class CheckedArray:
 
     def _decode(self, low: int, high: int) -> Array:
         try:
-            return np.asarray(self._array[low:high], self.entry.dtype)
+            values = np.asarray(self._array[low:high], self.entry.dtype)
+            _READ.add(values.nbytes)
+            return values
         except MemoryError:
             raise
         except Exception as error:

@@ -11,20 +11,27 @@ done again from the same checkpoint, no update counts twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from time import monotonic, sleep
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+
 from dasksdnn import config
 from dasksdnn.engines.cluster import mailbox
 from dasksdnn.engines.cluster.peers import join
+from dasksdnn.engines.cluster.telemetry import Counters, counting, facts_of, is_watched, tell_crew, told
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
 from dasksdnn.engines.exchange import Grid
-from dasksdnn.engines.shares import grouped, whole
+from dasksdnn.engines.loading import sizes_of
+from dasksdnn.engines.shares import grouped, share_of, whole
 from dasksdnn.errors import ClusterError, DaskSDNNError, PeerLostError
 from dasksdnn.events import Listener, Progress
+from dasksdnn.kernels.routes import COUNTED
+from dasksdnn.plan.comm import words_between
 from dasksdnn.plan.ranks import Layout, choose_layout
 from dasksdnn.plan.training import Ranks
 from dasksdnn.sources.blocks import shareable
@@ -32,6 +39,7 @@ from dasksdnn.sources.datasets import as_dataset
 from dasksdnn.store.checkpoints import writing
 from dasksdnn.store.reader import Store, open_store
 from dasksdnn.training.history import History
+from dasksdnn.training.learning import Learning
 from dasksdnn.training.loop import complete
 from dasksdnn.training.options import Every, Options
 from dasksdnn.training.planning import sizes_for
@@ -63,6 +71,8 @@ class Work:
     memory, threads, scratch : see `train`
     shared : bool
         Ranks of one host use shared memory.
+    watched : str or None
+        What whoever watches knows the run by, all its attempts together; None: nobody does.
     """
 
     run: str
@@ -78,6 +88,7 @@ class Work:
     threads: int | None
     scratch: Any
     shared: bool
+    watched: str | None
 
 
 def train_on(
@@ -106,7 +117,7 @@ def train_on(
     """
     data = (_sendable(x), y, None if validation is None else (_sendable(validation[0]), validation[1]))
     began, reached, idle, attempts = store.digest, store.digest, 0, 0
-    with writing(store):
+    with writing(store), _told(client, store, options, data) as (watched, ended):
         while True:
             workers = wait_for_workers(client)
             budget = least_budget(workers, memory if memory is not None else config.get("memory"))
@@ -118,9 +129,14 @@ def train_on(
             work = Work(
                 uuid4().hex, str(store.path), options, every, keep, going_on, layout.to, layout.ranks,
                 tuple(w.address for w in used), budget, threads, scratch, bool(config.get("shared-memory")),
+                watched,
             )  # fmt: skip
+            if watched is not None:
+                _tell_layout(client, store, work)
             try:
-                return _attempt(client, work, data, listener)
+                history = _attempt(client, work, data, listener)
+                ended["epochs"] = [asdict(epoch) for epoch in history.epochs]
+                return history
             except (PeerLostError, _LostError) as lost:
                 now = open_store(store.path).digest
                 idle = 0 if now != reached else idle + 1
@@ -139,6 +155,30 @@ _DEATHS = ("KilledWorker", "FutureCancelledError", "CancelledError", "NoValidWor
 
 class _LostError(Exception):
     """An attempt was lost with a worker."""
+
+
+@contextmanager
+def _told(client: Any, store: Store, options: Options, data: Any) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Tell whoever watches of a run until the block ends: give its name, None where nobody does, and what its end is to tell."""
+    if not is_watched(client):
+        yield None, {}
+        return
+    run, samples = uuid4().hex, int(as_dataset(data[0]).samples)
+    looked_at = 0 if data[2] is None else int(as_dataset(data[2][0]).samples)
+    facts = {"samples": samples * options.epochs, "epochs": options.epochs, "validation": looked_at}
+    with told(client, run, task="train", **facts, **facts_of(store)) as ended:
+        yield run, ended
+
+
+def _tell_layout(client: Any, store: Store, work: Work) -> None:
+    """Tell which ranks there are, and what they are to send each other forward."""
+    owners = work.ranks.owners
+    if owners == 1:
+        edges, words = [store.edges], np.zeros((1, 1), np.int64)
+    else:
+        edges = [sizes_of(store, share_of(store, work.to, owner)).edges for owner in range(owners)]
+        words = words_between(store.comm_plan().coarsen(work.to))
+    tell_crew(client, str(work.watched), work.addresses, work.to, edges, words)
 
 
 def _sendable(x: Any) -> Any:
@@ -271,8 +311,8 @@ def _run_rank(work: Work, rank: int, data: Any) -> History | None:
     secede()  # tasks of other runs, and those that read the samples, have the worker's threads
     peers = join(work.run, rank, work.addresses, work.shared)
     try:
-        listener = _Telling(worker, key, work.run, rank)
-        run = Run(
+        listener = _Telling(worker, key, work, rank)
+        run = listener.run = Run(
             open_store(work.path),
             work.options,
             work.every,
@@ -284,17 +324,36 @@ def _run_rank(work: Work, rank: int, data: Any) -> History | None:
         )
         threads = work.threads or worker.state.nthreads
         x, y, validation = data
-        history = complete(run, x, y, validation, work.memory, threads, work.scratch)
+        with _counted(worker, work, rank, run):
+            history = complete(run, x, y, validation, work.memory, threads, work.scratch)
         return history if rank == 0 else None
     finally:
         peers.close()
 
 
+def _counted(worker: Any, work: Work, rank: int, run: Run) -> AbstractContextManager[None]:
+    """Tell of a rank's counters until the block ends, where somebody watches."""
+    if work.watched is None:
+        return nullcontext()
+    layers = len(run.store)
+    none = Counters(np.zeros((2, layers + 1, COUNTED), np.int64), np.zeros(work.ranks.owners, np.int64))
+
+    def counters() -> Counters:
+        engine = run.engine  # another one, where the pattern has changed; none in between
+        sums = none if engine is None else Counters(engine.exchange.tally, engine.exchange.sent)
+        return Counters(sums.tally + run.tally, sums.sent + run.sent)
+
+    return counting(worker, work.watched, rank, counters, budget=work.memory or 0)
+
+
 class _Telling:
     """Tells the client of rank 0's progress, now and then; and ends a rank that nobody waits for any more."""
 
-    def __init__(self, worker: Any, key: Any, run: str, rank: int) -> None:
-        self._worker, self._key, self._run, self._rank = worker, key, run, rank
+    run: Run
+
+    def __init__(self, worker: Any, key: Any, work: Work, rank: int) -> None:
+        self._worker, self._key, self._run, self._rank = worker, key, work.run, rank
+        self._learning = None if work.watched is None or rank else Learning(worker, work.watched)
         self._told = 0.0
 
     def __call__(self, event: Progress) -> None:
@@ -307,3 +366,5 @@ class _Telling:
             raise PeerLostError(f"rank {self._rank} was told to end: its client has gone, or another rank was lost")
         if self._rank == 0:
             self._worker.log_event(f"sdnn-{self._run}", (event.task, event.done, event.total, event.unit))
+        if self._learning is not None and event.task == "train":
+            self._learning.tell(self.run)

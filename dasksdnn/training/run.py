@@ -84,7 +84,8 @@ class Run:
     saved: float = 0.0
     reserved: int = 0
     held: int = 0
-    tally: Any = 0  # of engines that are closed
+    tally: Any = 0  # of engines that are closed, as is what they sent
+    sent: Any = 0
     events: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -113,11 +114,9 @@ class Run:
                 "anew from there"
             )
         self.step, self.epoch, self.position = (int(found[n]) for n in ("step", "epoch", "position"))
-        self.sums = Sums(**found["sums"])
-        self.history = [Epoch(**record) for record in found["history"]]
+        self.sums, self.history = Sums(**found["sums"]), [Epoch(**record) for record in found["history"]]
         self.began, self.changed = int(found["began"]), int(found["changed"])
-        self.changes, self.densities = found["changes"], found["densities"]
-        best = found["best"]
+        self.changes, self.densities, best = found["changes"], found["densities"], found["best"]
         self.best = (math.inf if best["loss"] is None else best["loss"], best["epoch"], best["generation"])
         self.stored = self.step
 
@@ -236,8 +235,9 @@ class Run:
     def close(self) -> None:
         """Give the engine's memory and scratch back."""
         if self.engine is not None:
-            self.tally = self.tally + self.engine.exchange.tally
-            self.events += self.engine.exchange.events()
+            exchange = self.engine.exchange
+            self.tally, self.sent = self.tally + exchange.tally, self.sent + exchange.sent
+            self.events += exchange.events()
             self.engine.close()
             self.engine = None
 

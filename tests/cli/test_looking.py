@@ -26,6 +26,7 @@ def test_help_without_arguments(run):
         "info",
         "verify",
         "export",
+        "report",
         "bench",
     ]
     assert "community" in run("generate").out

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_jobs_that_end_by_their_time_are_replaced(shell, new_cluster):
         # Each is taken as it comes: what one who leaves holds is lost where nobody else is there to take it over.
         assert sorted(n for _, n in as_completed(futures, with_results=True)) == [n * n for n in range(120)]
         until(lambda: shell.jobs() and not first & set(shell.jobs()))
+
+
+def test_the_dashboard_shows_runs_on_jobs(shell, new_cluster, tmp_path):
+    pytest.importorskip("bokeh", reason="bokeh is not installed: pip install 'dasksdnn[dashboard]'")
+    import dasksdnn.dashboard
+
+    net = sdnn.radixnet(neurons=256, layers=8, bias=0.0)
+    store = sdnn.save(net, tmp_path / "net.zarr", partition=sdnn.partition(net, 4, method="block"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2_000, 256), dtype=np.float32))
+    with new_cluster(jobs=2) as client:
+        with urllib.request.urlopen(dasksdnn.dashboard.register(client)) as page:
+            assert page.status == 200
+        sdnn.infer(store, tmp_path / "x.npy", out="categories", client=client, strategy="parts")
+        until(lambda: all(found := client.run_on_scheduler(_words)) and found[0] == found[1])
+
+
+def _words(dask_scheduler):
+    """Words planned and sent of the run that the dashboard shows."""
+    run = dask_scheduler.plugins["dasksdnn-dashboard"].state.run
+    return int(run.expected.sum()), int(run.measured.sum())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dasksdnn.atomic import replacing
 from dasksdnn.engines.cluster.samples import Job, Measured, Planning, Samples, Source
 from dasksdnn.engines.cluster.splitting import Parts
 from dasksdnn.engines.cluster.streaming import Batch, Strategy, cut, run_batches
+from dasksdnn.engines.cluster.telemetry import facts_of, flying, is_watched
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
 from dasksdnn.engines.inference import Result, check_threads
 from dasksdnn.engines.loading import sizes_of
@@ -107,7 +108,7 @@ def stream_on(
 
 def plan_on(client: Any, store: Store, dataset: Any, asked: Asked) -> ClusterPlan:
     """Choose how a cluster would run inference, without running it; see `dasksdnn.plan`."""
-    return _Run(client, store, dataset, asked, ignore).plan(None, None)[0]
+    return _Run(client, store, dataset, asked, ignore).plan()
 
 
 def check_chunk(client: Any, store: Store, samples: int, asked: Asked) -> None:
@@ -163,10 +164,15 @@ class _Run:
         """Samples that are read together, where a batch that cuts through them would have them read twice."""
         return 1 if self.source.sent else int(self.dataset.block)
 
-    def plan(self, array: Any, rows: Array | None) -> tuple[ClusterPlan, Strategy]:
+    def plan(self) -> ClusterPlan:
+        """What would be chosen, where outputs are only reduced."""
+        return self._choose(None, None)[0]
+
+    def _choose(self, array: Any, rows: Array | None) -> tuple[ClusterPlan, Strategy, Job]:
         """Choose a strategy and the size of batches: a worker tells how it would run."""
         name, path = uuid4().hex, str(self.store.path)
         job = Job(name, path, self.store.digest, self.asked.memory, self.asked.threads, array, rows is not None)
+        job = replace(job, watched=is_watched(self.client))
         workers = wait_for_workers(self.client)
         share = self._ask(job, -(-self.samples // len(workers)))
         cluster = cluster_of(workers, share)
@@ -179,15 +185,19 @@ class _Run:
         parts = Parts(self.client, self.store, job, self.source)
         split = parts.prediction(cluster, worker, self.samples, unit, self.asked.batch) if forced != SAMPLES else None
         chosen = choose(sizes_of(self.store), self.samples, cluster, worker, seconds, batch, split, forced)
-        return chosen, parts if chosen.chosen.strategy == PARTS else Samples(self.client, job, self.source)
+        strategy = parts if chosen.chosen.strategy == PARTS else Samples(self.client, job, self.source)
+        return chosen, strategy, job
 
     def go(self, array: Any, rows: Array | None) -> Result:
         """Run it."""
-        chosen, strategy = self.plan(array, rows)
+        chosen, strategy, job = self._choose(array, rows)
         start = perf_counter()
         gathered = _Gathered(self.samples, rows, self.listener)
+        watched = job.run if job.watched else None
+        facts = {"strategy": chosen.chosen.strategy, "samples": self.samples, **facts_of(self.store)}
         try:
-            run_batches(self.client, cut(self.samples, chosen.batch), strategy, gathered.collect)
+            with flying(self.client, watched, strategy, gathered.collect, facts) as (strategy, collect):
+                run_batches(self.client, cut(self.samples, chosen.batch), strategy, collect)
         finally:
             strategy.close()
         return Result(

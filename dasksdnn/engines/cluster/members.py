@@ -9,8 +9,9 @@ A crew is the owners of one set of workers. Where one of them fails, all forget 
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock, Timer
 from time import monotonic
 from typing import Any
@@ -24,6 +25,7 @@ from dasksdnn.engines.cluster import mailbox
 from dasksdnn.engines.cluster.peers import Peers, join
 from dasksdnn.engines.cluster.samples import Done, Job, Region, budget_here, running, scratch_here, span_of
 from dasksdnn.engines.cluster.streaming import Batch
+from dasksdnn.engines.cluster.telemetry import Counters, counting
 from dasksdnn.engines.exchange import Grid
 from dasksdnn.engines.lazy import opened
 from dasksdnn.engines.member import Member, Task, room
@@ -175,7 +177,7 @@ def _work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece:
         store, dataset = opened(job.path, job.digest), span_of(source, batch)
         holding = _take(job, crew, owner, dataset)
         try:
-            with closing(_Batch(job, batch, store)) as sink:
+            with closing(_Batch(job, batch, store)) as sink, _watched(job, owner, holding.member):
                 report = holding.member.run(dataset, batch.start, sink, stop=stop)
                 piece = sink.piece(report.edges)
         except BaseException:
@@ -183,6 +185,17 @@ def _work(job: Job, crew: Crew, owner: int, batch: Batch, source: Any) -> Piece:
             raise
         _keep(crew, owner, holding)
     return piece
+
+
+def _watched(job: Job, owner: int, member: Member) -> AbstractContextManager[None]:
+    """Tell of an owner's counters while it runs, where somebody watches."""
+    from distributed import get_worker
+
+    passage = member.passage
+    if not job.watched or passage is None:
+        return nullcontext()
+    counters = partial(Counters, passage.exchange.tally, passage.exchange.sent)
+    return counting(get_worker(), job.run, owner, counters, budget=member.plan.budget)
 
 
 def _take(job: Job, crew: Crew, owner: int, dataset: Any) -> _Holding:

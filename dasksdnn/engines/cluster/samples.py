@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,11 @@ import numpy as np
 
 from dasksdnn.engines import session
 from dasksdnn.engines.cluster.streaming import Batch, Submitted
+from dasksdnn.engines.cluster.telemetry import Counters, counting
 from dasksdnn.engines.cluster.workers import Worker, budget_of, current_worker
 from dasksdnn.engines.inference import plan_for, stream_kept
 from dasksdnn.engines.lazy import opened
+from dasksdnn.engines.passage import Passage
 from dasksdnn.engines.sinks import ArraySink, CategorySink, ChunkedSink
 from dasksdnn.errors import ClusterError
 from dasksdnn.events import ignore
@@ -62,6 +64,8 @@ class Job:
         Outputs go to the caller.
     room : int
         Bytes of a batch's samples, where they are sent, and of outputs that wait to be fetched.
+    watched : bool
+        Somebody watches: see `telemetry`.
     """
 
     run: str
@@ -72,6 +76,7 @@ class Job:
     out: Any = None
     rows: bool = False
     room: int = 0
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +169,19 @@ def infer_batch(job: Job, batch: Batch, source: Any) -> Done:
                 threads=job.threads,
                 room=max(0, job.room - _managed()),
                 stop=stop,
+                watch=partial(_watch, job) if job.watched else None,
             )
     return Done(result.categories + batch.start, result.computed_edges, result.peak_rss, outputs.rows)
+
+
+def _watch(job: Job, passage: Passage, plan: Plan) -> AbstractContextManager[None]:
+    """Tell of a batch's counters while it runs: a worker runs one at a time."""
+    from distributed import get_worker
+
+    none: Array = np.zeros(0, np.int64)
+    worker, lanes = get_worker(), plan.settings.workers
+    owner = int(worker.address.rpartition(":")[2])  # a process may have many workers
+    return counting(worker, job.run, owner, lambda: Counters(passage.tally, none), budget=plan.budget, lanes=lanes)
 
 
 def span_of(source: Any, batch: Batch) -> Span:

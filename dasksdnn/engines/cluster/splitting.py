@@ -14,17 +14,22 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+
 from dasksdnn import config, host
 from dasksdnn.engines.cluster import members
 from dasksdnn.engines.cluster.members import Crew, gathered, task_for, work
 from dasksdnn.engines.cluster.samples import Job, Source, stop_run
 from dasksdnn.engines.cluster.streaming import Batch, Submitted
+from dasksdnn.engines.cluster.telemetry import tell_crew
 from dasksdnn.engines.cluster.workers import Worker
 from dasksdnn.engines.loading import sizes_of
 from dasksdnn.engines.member import Room, plan_share, routes_bytes, words_held
 from dasksdnn.engines.shares import grouped, share_of
 from dasksdnn.errors import ClusterError, MemoryBudgetError
+from dasksdnn.network import Array
 from dasksdnn.plan.cluster import Cluster, PartsSplit
+from dasksdnn.plan.comm import words_between
 from dasksdnn.plan.memory import largest_sizes
 from dasksdnn.plan.schedule import KERNEL_RATE, Plan
 from dasksdnn.store.reader import Store
@@ -60,6 +65,8 @@ class Parts:
         self._given: dict[Batch, tuple[str, ...]] = {}
         self._names: list[str] = []
         self._batch = 1
+        self._edges: list[int] = []
+        self._words: Array = np.zeros((0, 0), np.int64)
         self._lock: Any = None
 
     def prediction(
@@ -96,6 +103,7 @@ class Parts:
             projected = error.smallest
         plan = self._store.comm_plan().coarsen(to)
         volume = sum(layer.volume for layer in plan.layers[1:])
+        self._edges, self._words = edges, words_between(plan)
         return PartsSplit(owners, volume, owners + 1, max(edges) / max(1, sum(edges)) / groups, batch, projected)
 
     def _batch_size(self, cluster: Cluster, edges: int, share: int) -> int:
@@ -186,7 +194,17 @@ class Parts:
         crew = Crew(uuid4().hex, addresses, self._to(owners), self._batch, shared)
         self._crews[addresses] = crew
         self._names.append(crew.name)
+        if self._job.watched:
+            self._tell(crew)
         return crew
+
+    def _tell(self, crew: Crew) -> None:
+        """Tell what is planned; where workers have gone, of the owners that there are left."""
+        if len(crew.addresses) != len(self._edges):
+            shares = [share_of(self._store, crew.to, owner) for owner in range(len(crew.addresses))]
+            self._edges = [sizes_of(self._store, share).edges for share in shares]
+            self._words = words_between(self._store.comm_plan().coarsen(crew.to))
+        tell_crew(self._client, self._job.run, crew.addresses, crew.to, self._edges, self._words)
 
     def _is_done(self, addresses: tuple[str, ...]) -> bool:
         run = self._runs.get(addresses)
