@@ -32,6 +32,22 @@ def test_plain_backprop():
     assert "agree" in run("plain_backprop.py")
 
 
+def test_partitioning(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it is in the extra [plot]")
+    told = run("partitioning.py", "--out", tmp_path, "--neurons", 256, "--nparts", 4)
+    assert "times fewer words" in told
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"spy", "sends", "volume", "load"}
+
+
+def test_larger_than_memory(tmp_path):
+    told = run("larger_than_memory.py", "--folder", tmp_path, "--samples", 20_000)
+    assert "a worker held" in told
+
+
+def test_pruning():
+    assert "trained on" in run("pruning.py")
+
+
 def test_graphchallenge():
     images = SHARED / "mnist" / "train-images-idx3-ubyte.gz"
     if not images.is_file():
