@@ -27,7 +27,8 @@ def write_onnx(outline: Outline, path: Path, layout: str) -> None:
     if size > _MOST:
         remedy = "use layout csr (--layout csr), or another format" if layout == "dense" else "use another format"
         raise InputError(f"an ONNX file holds 2 GiB, the weights take {format_bytes(size)}: {remedy}")
-    graph, value = onnx.GraphProto(name=outline.net.name), "samples"
+    name = outline.net.name.encode("utf-8", "backslashreplace").decode()  # that of a file may be no text
+    graph, value = onnx.GraphProto(name=name), "samples"
     kind = onnx.helper.np_dtype_to_tensor_dtype(outline.net.dtype)
     for number, layer in enumerate(outline.layers(), 1):
         value = _add_layer(onnx, graph, f"layer{number}", layer, value, layout)
@@ -70,6 +71,10 @@ def _add_layer(onnx: Any, graph: Any, name: str, layer: Layer, value: str, layou
 def _activation(onnx: Any, graph: Any, name: str, activation: Activation, value: str, dtype: Any) -> Any:
     node, output = f"{name}.{activation.name}", f"{name}.output"
     if activation.name == "leaky_relu":
+        if dtype == np.float64 and float(str(np.float32(activation.parameter))) != activation.parameter:
+            raise InputError(
+                f"{activation} of {name}: ONNX has slopes in float32, which is another; use another format"
+            )
         return onnx.helper.make_node("LeakyRelu", [value], [output], node, alpha=activation.parameter)
     if activation.name != "clip":
         return onnx.helper.make_node(_OPS[activation.name], [value], [output], node)

@@ -62,15 +62,16 @@ def read_index(folder: Path) -> tuple[list[FolderLayer], str]:
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']!r}")
         layers = [FolderLayer(str(e["weights"]), str(e["bias"]), str(e["activation"])) for e in record["layers"]]
-        dtype = str(record["dtype"])
+        if (dtype := record["dtype"]) not in ("float32", "float64"):
+            raise ValueError(f"its dtype is {dtype!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: is damaged ({first_line(error)}); export the network again") from None
     for name in (name for layer in layers for name in (layer.weights, layer.bias)):
-        if name != os.path.basename(name) or name in ("", ".", ".."):
+        if name != os.path.basename(name) or name in ("", ".", "..") or not name.isprintable():
             raise InputError(f"{path}: names {name!r}, which is no file of the folder; export the network again")
-    return layers, dtype
+    return layers, str(dtype)
 
 
 def read_bias(path: Path) -> Array:

@@ -21,7 +21,7 @@ from dasksdnn.sources.building import Builder
 from dasksdnn.sources.extras import need
 from dasksdnn.sources.files import naming_faults
 from dasksdnn.sources.matrices import first_line
-from dasksdnn.sources.onnx_tensors import Tensors
+from dasksdnn.sources.onnx_tensors import Tensors, attribute_value
 from dasksdnn.sources.pieces import Values
 from dasksdnn.sources.pruning import prune_network
 
@@ -137,7 +137,7 @@ class _Walk:
             )
 
     def _attributes(self, node: Any) -> dict[str, Any]:
-        found = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
+        found = {a.name: attribute_value(self.onnx, a) for a in node.attribute}
         if odd := [name for name, value in found.items() if not isinstance(value, int | float)]:
             raise self.builder.refuse(f"node {node.name!r} ({node.op_type})", f"attribute {odd[0]!r} is no number")
         return found
@@ -208,19 +208,19 @@ class _Walk:
         self.builder.bound(name, 0.0, math.inf)
 
     def _clip(self, name: str, node: Any, given: dict[str, Any]) -> None:
-        bounds = {"min": given.get("min", -math.inf), "max": given.get("max", math.inf)}  # attributes before opset 11
+        unbounded = {"min": -math.inf, "max": math.inf}
+        bounds = {key: _short(np.float32(given.get(key, none))) for key, none in unbounded.items()}  # before opset 11
         for place, values in self._constants(name, node):
             if math.prod(values.shape) != 1:
                 raise self.builder.refuse(name, f"has a bound of shape {values.shape}; bounds are single numbers")
-            bounds["min" if place == 1 else "max"] = float(np.asarray(values.load()).ravel()[0])
+            bounds["min" if place == 1 else "max"] = _short(_dense(values).ravel()[0])
         limit = float(np.finfo(np.float32).max)  # what some exporters write for none
         low = -math.inf if bounds["min"] <= -limit else float(bounds["min"])
         high = math.inf if bounds["max"] >= limit else float(bounds["max"])
         self.builder.bound(name, low, high)
 
     def _leakyrelu(self, name: str, node: Any, given: dict[str, Any]) -> None:
-        slope = float(str(np.float32(given.get("alpha", 0.01))))  # 0.1 again, where the file's float32 is 0.100000001
-        self.builder.activate(name, Activation("leaky_relu", slope))
+        self.builder.activate(name, Activation("leaky_relu", _short(np.float32(given.get("alpha", 0.01)))))
 
     def _sigmoid(self, name: str, node: Any, given: dict[str, Any]) -> None:
         self.builder.activate(name, Activation("sigmoid"))
@@ -229,9 +229,9 @@ class _Walk:
         self.builder.activate(name, Activation("tanh"))
 
     def _softmax(self, name: str, node: Any, given: dict[str, Any]) -> None:
-        axis = given.get("axis", -1 if self.opset >= 13 else 1) % 2
-        if axis != (0 if self.columns else 1):
-            raise self.builder.refuse(name, f"is along axis {axis}, that of the samples")
+        axis = given.get("axis", -1 if self.opset >= 13 else 1)
+        if axis not in ((0, -2) if self.columns else (1, -1)):
+            raise self.builder.refuse(name, f"is along axis {axis}, not that of the neurons")
         self.builder.softmax(name)
 
     _logsoftmax = _softmax
@@ -252,13 +252,29 @@ def _changed(weights: Values, *, transposed: bool = False, factor: float = 1.0) 
 def _load_changed(weights: Values, transposed: bool, factor: float) -> Any:
     loaded = weights.load()
     if factor != 1:
-        loaded = loaded * loaded.dtype.type(factor)
+        loaded = loaded * _typed(factor, loaded.dtype)
     if not transposed:
         return loaded
     return loaded.T if scipy.sparse.issparse(loaded) else np.ascontiguousarray(loaded.T)
 
 
 def _load_bias(bias: Values, wanted: tuple[int, int], factor: float) -> Array:
-    loaded = np.asarray(bias.load())
-    scaled: Array = np.broadcast_to(loaded, wanted).ravel() * loaded.dtype.type(factor)
+    loaded = _dense(bias)
+    scaled: Array = np.broadcast_to(loaded, wanted).ravel() * _typed(factor, loaded.dtype)
     return scaled
+
+
+def _dense(values: Values) -> Array:
+    """A constant that is no matrix of weights; it may be a sparse initializer."""
+    loaded = values.load()
+    return loaded.toarray() if scipy.sparse.issparse(loaded) else np.asarray(loaded)
+
+
+def _typed(factor: float, dtype: np.dtype[Any]) -> Any:
+    """A factor in the type of what it multiplies; whole numbers would cut it off."""
+    return np.result_type(dtype, np.float32).type(factor)
+
+
+def _short(number: Any) -> float:
+    """0.1 again, where the file's float32 is 0.100000001."""
+    return float(str(number))

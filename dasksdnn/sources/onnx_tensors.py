@@ -20,6 +20,14 @@ from dasksdnn.sources.matrices import first_line
 from dasksdnn.sources.pieces import Values, widened
 
 
+def attribute_value(onnx: Any, attribute: Any) -> Any:
+    """What an attribute holds; None where it holds nothing, or stands for an argument of a function."""
+    try:
+        return onnx.helper.get_attribute_value(attribute)
+    except ValueError:
+        return None
+
+
 class Tensors:
     """The constants by name; `folder` is where external data may be, None for nowhere."""
 
@@ -47,20 +55,24 @@ class Tensors:
         if isinstance(held, self._onnx.SparseTensorProto):
             shape = self._shape(held.dims, label)
             return Values(shape, self._dtype(held.values, label), partial(self._load_sparse, held, shape, label))
+        self._compare(held, label)
         return Values(self._shape(held.dims, label), self._dtype(held, label), partial(self._load, held, label))
 
     def _constant(self, node: Any) -> Any:
         """What a Constant node holds, as a tensor; other kinds of it than numbers are none."""
         attribute = node.attribute[0]
-        held = self._onnx.helper.get_attribute_value(attribute)
+        held = attribute_value(self._onnx, attribute)
         if isinstance(held, self._onnx.TensorProto | self._onnx.SparseTensorProto):
             return held
         kind = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-        if attribute.name not in kind:
+        try:
+            if held is None:  # NumPy would make NaN of it
+                raise TypeError
+            return self._onnx.numpy_helper.from_array(np.array(held, kind[attribute.name]), node.output[0])
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(
                 f"{self._source}: node {node.name!r} (Constant) holds {attribute.name}, which is no number"
-            )
-        return self._onnx.numpy_helper.from_array(np.array(held, kind[attribute.name]), node.output[0])
+            ) from None
 
     def _shape(self, dims: Any, label: str) -> tuple[int, ...]:
         shape = tuple(int(n) for n in dims)
@@ -77,6 +89,16 @@ class Tensors:
             raise InputError(f"{label}: is of {dtype}; export the model with float32 weights")
         return dtype
 
+    def _compare(self, tensor: Any, label: str) -> None:
+        """Refuse what claims more than it holds now: a width that is only claimed would be allocated further on."""
+        if tensor.data_location == self._onnx.TensorProto.EXTERNAL:
+            self._find_external(tensor, label)
+            return
+        count, size = math.prod(self._shape(tensor.dims, label)), self._dtype(tensor, label).itemsize
+        lists = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+        if count > max(len(tensor.raw_data) // size, *(len(getattr(tensor, name)) for name in lists)):
+            raise InputError(f"{label}: does not hold the {count:,} numbers that it claims; export the model again")
+
     def _load(self, tensor: Any, label: str) -> Array:
         shape, dtype = self._shape(tensor.dims, label), self._dtype(tensor, label)
         if tensor.data_location == self._onnx.TensorProto.EXTERNAL:
@@ -90,6 +112,12 @@ class Tensors:
         return widened(found.astype(dtype, copy=False))
 
     def _load_external(self, tensor: Any, label: str) -> Array:
+        path, dtype, count, offset = self._find_external(tensor, label)
+        with naming_faults(path):
+            return np.fromfile(path, dtype, count, offset=offset).astype(dtype.newbyteorder("="), copy=False)
+
+    def _find_external(self, tensor: Any, label: str) -> tuple[str, np.dtype[Any], int, int]:
+        """Path, dtype, count and offset of data in another file, compared with the file's size."""
         given = {entry.key: entry.value for entry in tensor.external_data}
         path = self._beside(given.get("location", ""), label)
         dtype = self._dtype(tensor, label).newbyteorder("<")
@@ -104,16 +132,15 @@ class Tensors:
             raise InputError(
                 f"{label}: claims {count * dtype.itemsize:,} bytes at {offset:,} of {path}, which has {size:,}; fetch both again"
             )
-        with naming_faults(path):
-            return np.fromfile(path, dtype, count, offset=offset).astype(dtype.newbyteorder("="), copy=False)
+        return path, dtype, count, offset
 
     def _beside(self, location: str, label: str) -> str:
         """The path of a data file, links resolved, if it is in the model's folder."""
         if self._folder is None:
             raise InputError(f"{label}: its data are in another file ({location!r}); give the model's path")
         folder = os.path.realpath(self._folder)
-        path = os.path.realpath(os.path.join(folder, location))
-        if not location or os.path.isabs(location) or os.path.commonpath([folder, path]) != folder:
+        path = os.path.realpath(os.path.join(folder, location.replace("\0", "/")))  # a name ends there, for the system
+        if not location or "\0" in location or os.path.isabs(location) or os.path.commonpath([folder, path]) != folder:
             raise InputError(
                 f"{label}: its data are said to be in {location!r}, which is not in the model's folder; not read"
             )

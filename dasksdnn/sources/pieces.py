@@ -107,10 +107,32 @@ def widened(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def masked(values: Array, mask: Array) -> Any:
-    """Dense `values` where `mask` is not zero: the mask is the pattern, and a weight of zero in it is stored."""
-    row, column = np.nonzero(mask)
-    return scipy.sparse.coo_array((widened(values[row, column]), (row, column)), shape=values.shape)
+def masked(original: Values, mask: Values, name: str) -> Values:
+    """What torch.nn.utils.prune makes of an array: original * mask.
+
+    Of a matrix the mask is the pattern, and a weight of zero in it is stored.
+
+    Raises
+    ------
+    InputError
+        Their shapes differ; when loaded, one of them is sparse.
+    """
+    if original.shape != mask.shape:
+        raise InputError(f"{name}: the original has shape {original.shape}, its mask {mask.shape}; both have one")
+    return Values(original.shape, original.dtype, partial(_load_masked, original, mask, name))
+
+
+def _load_masked(original: Values, mask: Values, name: str) -> Any:
+    values, factors = original.load(), mask.load()
+    if scipy.sparse.issparse(values) or scipy.sparse.issparse(factors):
+        raise InputError(f"{name}: the original or its mask is sparse; make both dense")
+    values, places = widened(values), np.nonzero(factors)
+    kept = values[places] * factors[places].astype(values.dtype)
+    if values.ndim == 2:
+        return scipy.sparse.coo_array((kept, places), shape=values.shape)
+    dense = np.zeros_like(values)
+    dense[places] = kept
+    return dense
 
 
 def common_dtype(dtypes: list[np.dtype[Any]], wanted: npt.DTypeLike | None) -> np.dtype[Any]:

@@ -1,7 +1,7 @@
 """Networks from named weights: state dicts of PyTorch, and safetensors files, which say nothing of order and activations.
 
 0.weight  0.bias                                    dense
-0.weight_orig  0.weight_mask  0.bias                dense, pruned by torch.nn.utils.prune
+0.weight_orig  0.weight_mask  0.bias                dense, pruned by torch.nn.utils.prune (the bias may be, too)
 0.weight.crow_indices  .col_indices  .values        CSR, as `dasksdnn export --layout csr` writes it
 """
 
@@ -26,7 +26,10 @@ from dasksdnn.sources.pieces import Activations, Piece, Values, assemble, masked
 RECORD = "dasksdnn"
 
 _CSR = ("crow_indices", "col_indices", "values")
-_ENDINGS = (*(f".weight.{part}" for part in _CSR), ".weight_orig", ".weight_mask", ".weight", ".bias")
+_ENDINGS = (
+    *(f".weight.{part}" for part in _CSR),
+    *(f".{part}{end}" for part in ("weight", "bias") for end in ("_orig", "_mask", "")),
+)
 
 
 def from_state(
@@ -121,24 +124,17 @@ def _piece(tensors: Mapping[str, Values], source: str, name: str, inputs: int | 
     def get(part: str) -> Values | None:
         return tensors.get(f"{name}.{part}".removeprefix("."))
 
-    dense, original, mask = get("weight"), get("weight_orig"), get("weight_mask")
-    parts = [get(f"weight.{part}") for part in _CSR]
-    if original is not None and mask is not None:
-        if original.shape != mask.shape or len(mask.shape) != 2:
-            raise InputError(
-                f"{label}: weight_orig has shape {original.shape}, weight_mask {mask.shape}; both are a matrix"
-            )
-        dense = Values(original.shape, original.dtype, partial(_masked, original, mask))
-    elif all(parts):
-        dense = _csr(label, parts, inputs)
-    if dense is None:
+    def get_pruned(part: str) -> Values | None:
+        original, mask = get(f"{part}_orig"), get(f"{part}_mask")
+        return get(part) if original is None or mask is None else masked(original, mask, f"{label}: {part}")
+
+    weights, parts = get_pruned("weight"), [get(f"weight.{part}") for part in _CSR]
+    if weights is None and all(parts):
+        weights = _csr(label, parts, inputs)
+    if weights is None:
         there = ", ".join(map(repr, list(tensors)[:6])) + ("..." if len(tensors) > 6 else "")
         raise InputError(f"{label}: has no weights; there are {there or 'no arrays at all'}")
-    return Piece(label, dense, get("bias"), activation)
-
-
-def _masked(original: Values, mask: Values) -> Any:
-    return masked(original.load(), mask.load())
+    return Piece(label, weights, get_pruned("bias"), activation)
 
 
 def _csr(label: str, parts: list[Any], inputs: int | None) -> Values:

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -156,8 +157,9 @@ def _flat(torch: Any, module: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _is(module: Any, *kinds: Any) -> bool:
-    """Whether a module is of one of the kinds, and a class of the user's own has not changed what it computes."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    """Whether a module is of one of the kinds, and neither its class nor itself has changed what it computes."""
+    unchanged = "forward" not in vars(module)
+    return unchanged and any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def _add(torch: Any, builder: Builder, name: str, module: Any) -> None:
@@ -178,28 +180,30 @@ def _add(torch: Any, builder: Builder, name: str, module: Any) -> None:
         if module.dim not in (None, 1, -1):
             raise builder.refuse(name, f"is along dimension {module.dim}, that of the samples; use dim=1")
         builder.softmax(name)
-    elif not _is(module, nn.Identity, nn.Dropout, nn.Flatten):
+    elif _is(module, nn.Flatten):
+        if module.start_dim != 1:
+            raise builder.refuse(
+                name, f"begins at dimension {module.start_dim}, not at 1: it does not keep samples apart"
+            )
+    elif not _is(module, nn.Identity, nn.Dropout):
         kinds = f"Sequential, Linear, Dropout, Flatten, and the activations {SUPPORTED}"
         raise builder.refuse(name, f"is not supported; a chain may hold {kinds}")
 
 
 def _weights(torch: Any, linear: Any, name: str) -> Values:
     """A layer's weights as they would be computed now: what a pruning hook made of them may be from before an update."""
-    original, mask = (getattr(linear, part, None) for part in ("weight_orig", "weight_mask"))
-    if original is None or mask is None:
-        return _values(torch, linear.weight, name)
-    first, second = _values(torch, original, name), _values(torch, mask, name)
-    return Values(first.shape, first.dtype, partial(_masked, first, second))
+    return _parameter(torch, linear, "weight", name)
 
 
 def _bias(torch: Any, linear: Any, name: str) -> Values | None:
-    if getattr(linear, "bias_orig", None) is not None:
-        return _values(torch, linear.bias_orig * linear.bias_mask, name)
-    return None if linear.bias is None else _values(torch, linear.bias, name)
+    return None if linear.bias is None else _parameter(torch, linear, "bias", name)
 
 
-def _masked(original: Values, mask: Values) -> Any:
-    return masked(original.load(), mask.load())
+def _parameter(torch: Any, linear: Any, part: str, name: str) -> Values:
+    original, mask = (getattr(linear, f"{part}_{end}", None) for end in ("orig", "mask"))
+    if original is None or mask is None:
+        return _values(torch, getattr(linear, part), name)
+    return masked(_values(torch, original, name), _values(torch, mask, name), f"{name}: {part}")
 
 
 def _values(torch: Any, tensor: Any, name: str) -> Values:
@@ -207,8 +211,15 @@ def _values(torch: Any, tensor: Any, name: str) -> Values:
     kinds |= {torch.int64: np.int64, torch.int32: np.int32, torch.bool: np.bool_, torch.uint8: np.uint8}
     if tensor.dtype not in kinds or tensor.is_meta or tensor.is_quantized:
         raise InputError(f"{name}: values of {tensor.dtype} on {tensor.device} are not usable; convert them to float32")
-    if tensor.layout not in (torch.strided, torch.sparse_csr, torch.sparse_csc, torch.sparse_coo):
+    layouts = (torch.strided, torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
+    if tensor.layout not in layouts or tensor.is_nested:
         raise InputError(f"{name}: layout {tensor.layout} is not usable; make it dense, or CSR")
+    if tensor.layout != torch.strided and (tensor.sparse_dim(), tensor.dense_dim()) != (2, 0):
+        raise InputError(f"{name}: is sparse, and no matrix of numbers; make it dense")
+    if tensor.layout == torch.strided and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise InputError(
+            f"{name}: is expanded: it claims {tuple(tensor.shape)} and holds less; call contiguous() on it"
+        )
     return Values(tuple(tensor.shape), np.dtype(kinds[tensor.dtype]), partial(_load, torch, tensor.detach(), name))
 
 
@@ -232,7 +243,7 @@ def _load(torch: Any, tensor: Any, name: str) -> Any:
 def _numpy(torch: Any, tensor: Any) -> Array:
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
-    array: Array = tensor.cpu().numpy()
+    array: Array = tensor.cpu().resolve_neg().numpy()
     return array
 
 
@@ -256,8 +267,7 @@ def _read(torch: Any, path: str, trusted: bool, entry: str | None) -> Any:
 
 
 def _unpickle(torch: Any, path: str, trusted: bool) -> Any:
-    with naming_faults(path):
-        open(path, "rb").close()
+    _refuse_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old file formats: reading them is all that we do
@@ -269,6 +279,18 @@ def _unpickle(torch: Any, path: str, trusted: bool) -> Any:
         raise InputError(f"{path}: is damaged, or holds more than tensors, which could run code: {remedy}") from None
     except Exception as error:  # whatever a damaged file makes of PyTorch's readers, or a trusted one runs
         raise _damaged(path, error) from None
+
+
+def _refuse_packed(path: str) -> None:
+    """Refuse an archive that holds more than the file: torch.save packs nothing, and unpacked it may fill the memory."""
+    with naming_faults(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            claimed = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            return  # an old format, or one that PyTorch's readers will find unsound
+    if claimed > size:
+        raise InputError(f"{path}: has {size:,} bytes, and claims {claimed:,}; write it again with torch.save")
 
 
 def _damaged(path: str, error: Exception) -> InputError:

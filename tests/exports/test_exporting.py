@@ -205,6 +205,27 @@ def test_onnxruntime(layout, net, x, tmp_path):
     agrees(net, x, given)
 
 
+def test_slopes_that_onnx_would_change(tmp_path):
+    need("onnx")
+    for dtype, slope in (("float32", 1 / 3), ("float64", 0.1), ("float64", 1 / 3)):
+        layer = Layer(scipy.sparse.csr_array(np.ones((2, 2), dtype)), np.zeros(2), Activation("leaky_relu", slope))
+        net = Network.from_layers([layer])
+        if (dtype, slope) != ("float64", 1 / 3):
+            found = read_again(sdnn.export(net, tmp_path / "out", "onnx", overwrite=True), "onnx")
+            assert np.dtype(dtype).type(found[0].activation.parameter) == np.dtype(dtype).type(slope)
+            continue
+        with pytest.raises(InputError, match=r"leaky_relu:0\.333.* of layer1: ONNX has slopes in float32"):
+            sdnn.export(net, tmp_path / "other", "onnx")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_name_that_is_no_text(form, tmp_path):
+    need(NEEDS.get(form, "numpy"))
+    net = Network.from_layers(list(network()), name=os.fsdecode(b"net-\xff"))
+    assert sdnn.export(net, tmp_path / "out", form).exists()
+
+
 def test_onnx_beyond_its_limit(monkeypatch, tmp_path):
     need("onnx")
     from dasksdnn.exports import onnx as writer
@@ -347,6 +368,10 @@ def test_a_folder_with_other_arguments(folder):
     [
         ({"format": "other"}, "its format is 'other'"),
         ({"layers": 3}, "is damaged"),
+        ({"dtype": ","}, "its dtype is ','"),
+        ({"dtype": []}, r"its dtype is \[\]"),
+        ({"layers": [{"weights": "a\0b", "bias": "b.npy", "activation": "relu"}]}, "no file of the folder"),
+        ({"layers": [{"weights": "w.npz", "bias": "\ud800", "activation": "relu"}]}, "no file of the folder"),
         ({"layers": []}, "at least one layer"),
         ({"layers": [{"weights": "layer-0001.npz"}]}, "is damaged .*bias"),
         ({"layers": [{"weights": "../w.npz", "bias": "b.npy", "activation": "relu"}]}, r"names '\.\./w\.npz'"),

@@ -136,8 +136,34 @@ def test_a_softmax_at_the_end(tmp_path):
     )
     with pytest.raises(InputError, match=r"n1.*Softmax.*is along axis 0"):
         from_onnx(model_of([nodes[0], ("Softmax", ["a"], "y", {"axis": 0})], {"w": f4(5, 3)}))
+    with pytest.raises(InputError, match=r"n1.*Softmax.*is along axis 5"):
+        from_onnx(model_of([nodes[0], ("Softmax", ["a"], "y", {"axis": 5})], {"w": f4(5, 3)}))
     with pytest.raises(InputError, match=r"n1.*Softmax.*is followed by node 'n2' \(Relu\)"):
         from_onnx(model_of([nodes[0], ("Softmax", ["a"], "b", {}), ("Relu", ["b"], "y", {})], {"w": f4(5, 3)}))
+
+
+def test_bounds_and_biases_that_are_sparse(tmp_path):
+    model = model_of([("Gemm", ["x", "w", "b"], "a", {}), ("Clip", ["a", "low"], "y", {})], {"w": f4(5, 3)})
+    for name, value, shape in (("b", 2, [1, 3]), ("low", 0, [1, 1])):
+        values, places = numpy_helper.from_array(np.float32([value]), name), numpy_helper.from_array(np.array([0]), "i")
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, shape))
+    (layer,) = from_onnx(model)
+    assert (layer.bias.tolist(), str(layer.activation)) == ([2, 0, 0], "relu")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+def test_factors_of_whole_numbers(dtype):
+    constants = {"w": np.array([[100], [3]], dtype), "b": np.array([3], dtype)}
+    (layer,) = from_onnx(model_of([("Gemm", ["x", "w", "b"], "y", {"alpha": 2.5, "beta": 0.5})], constants))
+    assert (layer.weights.toarray().tolist(), layer.bias.tolist()) == ([[250, 7.5]], [1.5])
+
+
+def test_bounds_keep_their_decimals():
+    nodes = [("Gemm", ["x", "w"], "a", {}), ("Clip", ["a", "low", "high"], "y", {})]
+    bounds = {"low": np.float32(0), "high": np.float32(0.1)}
+    assert str(from_onnx(model_of(nodes, {"w": f4(5, 3)} | bounds))[0].activation) == "clip:0.1"
+    old = [nodes[0], ("Clip", ["a"], "y", {"min": 0.0, "max": 0.1})]
+    assert str(from_onnx(model_of(old, {"w": f4(5, 3)}, opset=9))[0].activation) == "clip:0.1"
 
 
 def test_clip_and_softmax_of_old_opsets():
@@ -231,6 +257,24 @@ def test_graphs_that_are_no_chain(nodes, constants, words):
     assert "\n" not in str(caught.value)
 
 
+def test_attributes_that_hold_nothing():
+    model = model_of([("Gemm", ["x", "w"], "y", {})], W)
+    for change in ({"type": 0}, {"type": 1, "ref_attr_name": "other"}):
+        del model.graph.node[0].attribute[:]
+        model.graph.node[0].attribute.add(name="alpha", **change)
+        with pytest.raises(InputError, match=r"n0.*attribute 'alpha' is no number"):
+            from_onnx(model)
+
+
+@pytest.mark.parametrize("change", [{"type": 0}, {"type": 3, "s": b"abc"}, {"type": 5, "g": onnx.GraphProto(name="g")}])
+def test_constant_nodes_that_lie(change):
+    model = model_of([("Gemm", ["x", "w"], "y", {})], W)
+    node = model.graph.node.add(op_type="Constant", output=["k"])
+    node.attribute.add(name="value_float", **change)
+    with pytest.raises(InputError, match=r"\(Constant\) holds value_float, which is no number"):
+        from_onnx(model)
+
+
 def test_more_than_one_input_or_output():
     nodes = [("Gemm", ["x", "w"], "y", {})]
     with pytest.raises(InputError, match="has 2 inputs; a network has one"):
@@ -261,8 +305,8 @@ def test_files_that_are_none(tmp_path):
 def test_tensors_that_lie_about_their_size(dims):
     model = model_of([("Gemm", ["x", "w"], "y", {})], {"w": f4(5, 3)})
     model.graph.initializer[0].dims[:] = dims
-    with pytest.raises(InputError, match=r"'w': (is damaged|does not hold|has shape)"):
-        from_onnx(model)[0]
+    with pytest.raises(InputError, match=r"'w': (does not hold|has shape)"):
+        from_onnx(model)  # before anyone asks for a layer: a store of what is only claimed would be begun
 
 
 @pytest.fixture
@@ -300,7 +344,7 @@ def test_data_outside_the_models_folder_are_not_read(external, tmp_path):
     (tmp_path / "model" / "link.bin").symlink_to(tmp_path / "w.bin")
     (tmp_path / "model2").mkdir()
     (tmp_path / "model2" / "w.bin").write_bytes((tmp_path / "w.bin").read_bytes())
-    for location in ("../w.bin", tmp_path / "w.bin", "link.bin", "", "../model2/w.bin", "/dev/zero"):
+    for location in ("../w.bin", tmp_path / "w.bin", "link.bin", "", "../model2/w.bin", "/dev/zero", "a\0b"):
         with pytest.raises(InputError, match="is not in the model's folder; not read"):
             from_onnx(external(location=location))[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,6 +96,36 @@ def test_a_bias_is_pruned_too(x, tmp_path):
     with torch.no_grad():
         model[1].bias_orig *= 2
     agrees(model, sdnn.from_torch(model), x, tmp_path)
+    mine = sdnn.from_torch(model.state_dict(), layers=["1", "4.0", "4.2", "7", "9", "12", "14"])
+    np.testing.assert_array_equal(mine[0].bias, sdnn.from_torch(model)[0].bias)
+    assert 0 < np.count_nonzero(mine[0].bias) < 8
+    plain = nn.Sequential(nn.Linear(9, 5))
+    prune.random_unstructured(plain[0], "bias", 0.5)
+    agrees(plain, sdnn.from_torch(plain.state_dict()), x, tmp_path)
+
+
+def test_a_mask_of_other_numbers_than_one(x, tmp_path):
+    model = nn.Sequential(nn.Linear(9, 5))
+    prune.custom_from_mask(model[0], "weight", torch.full((5, 9), 0.5))
+    agrees(model, sdnn.from_torch(model), x, tmp_path)
+    agrees(model, sdnn.from_torch(model.state_dict()), x, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["weight_orig", "weight_mask"])
+def test_a_sparse_mask_or_original(part):
+    state = {"a.weight_orig": torch.ones(2, 3), "a.weight_mask": torch.ones(2, 3)}
+    with warnings.catch_warnings():  # checks of sparse tensors are neither on nor off
+        warnings.simplefilter("ignore", UserWarning)
+        state[f"a.{part}"] = state[f"a.{part}"].to_sparse()
+    with pytest.raises(InputError, match="a: weight: the original or its mask is sparse; make both dense"):
+        sdnn.from_torch(state)[0]
+
+
+def test_a_module_whose_own_forward_was_replaced():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    model[1].forward = torch.neg
+    with pytest.raises(InputError, match=r"1 \(ReLU\): is not supported"):
+        sdnn.from_torch(model)
 
 
 def test_hooks_and_layers_without_weights():
@@ -154,6 +185,7 @@ class Odd(nn.ReLU):
         ),
         ([nn.Linear(4, 3), nn.Softmax(1), nn.Linear(3, 3)], r"1 \(Softmax\): is followed by 2 \(Linear\)"),
         ([nn.Linear(4, 3), nn.Softmax(0)], r"1 \(Softmax\): is along dimension 0"),
+        ([nn.Flatten(0), nn.Linear(4, 3)], r"0 \(Flatten\): begins at dimension 0"),
         ([nn.Dropout()], "holds no layer"),
         ([nn.Linear(4, 3).to("meta")], r"on meta"),
     ],
@@ -210,7 +242,10 @@ def test_state_dicts(x, tmp_path):
             "'a.running_mean' is neither weight nor bias",
         ),
         ({"a.weight": torch.ones(2, 3, dtype=torch.complex64)}, "values of torch.complex64"),
-        ({"a.weight_orig": torch.ones(2, 3), "a.weight_mask": torch.ones(3, 2)}, r"weight_mask \(3, 2\)"),
+        (
+            {"a.weight_orig": torch.ones(2, 3), "a.weight_mask": torch.ones(3, 2)},
+            r"a: weight: the original has shape \(2, 3\), its mask \(3, 2\)",
+        ),
         ({"a.weight_orig": torch.ones(2, 3)}, "a: has no weights"),
     ],
 )
@@ -284,6 +319,55 @@ def test_damaged_files(tmp_path):
         sdnn.from_torch(tmp_path)
     with pytest.raises(InputError, match="import safetensors"):
         sdnn.from_torch("model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.zeros(1).expand(1 << 31, 1 << 31), "is expanded"),
+        (lambda: torch.sparse_coo_tensor(torch.tensor([[0, 1]]), torch.ones(2, 2), (3, 2)), "is sparse, and no matrix"),
+        (lambda: torch.ones(3).to_sparse(), "is sparse, and no matrix"),
+    ],
+)
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_tensors_that_hold_less_than_they_claim(key, make, words, tmp_path):
+    with warnings.catch_warnings():  # checks of sparse tensors are neither on nor off
+        warnings.simplefilter("ignore", UserWarning)
+        torch.save({"weight": torch.ones(3, 2), key: make()}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=f"{key}: {words}"):
+        sdnn.from_torch(tmp_path / "model.pt")
+
+
+def test_nested_tensors():
+    with warnings.catch_warnings():  # nested tensors are a prototype
+        warnings.simplefilter("ignore", UserWarning)
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(InputError, match=r"weight: layout .* is not usable"):
+        sdnn.from_torch({"weight": nested})
+
+
+def test_a_view_that_is_negated():
+    state = {"weight": torch.full((3, 2), 1 + 2j).conj().imag}
+    assert (sdnn.from_torch(state)[0].weights.toarray() == -2).all()
+
+
+def test_a_file_that_unpacks_to_more_than_it_has(tmp_path):
+    torch.save({"0.weight": torch.zeros(500, 500)}, tmp_path / "model.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "model.pt") as old,
+        zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    for trusted in (False, True):
+        with pytest.raises(InputError, match=r"m\.pt: has [0-9,]+ bytes, and claims 1,0[0-9,]+; write it again"):
+            sdnn.from_torch(tmp_path / "m.pt", trusted=trusted)
+
+
+def test_the_format_before_archives(tmp_path):
+    state = nn.Linear(3, 2).state_dict()
+    torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(sdnn.from_torch(tmp_path / "model.pt")[0].weights.toarray(), state["weight"])
 
 
 @pytest.mark.parametrize("metadata", [3, {"": 3}, {"": {"dasksdnn": 3}}, {"": {}}])
