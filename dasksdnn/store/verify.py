@@ -15,11 +15,13 @@ from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Array
 from dasksdnn.store.blocks import RowBlock
 from dasksdnn.store.encoding import brief, corrupt
+from dasksdnn.store.extents import Extent
 from dasksdnn.store.layout import CHECKPOINTS, CHUNK, checkpoint_path
+from dasksdnn.store.locating import copies, generations
 from dasksdnn.store.manifest import Window, misfit, resembled
 from dasksdnn.store.objects import read_group
 from dasksdnn.store.panels import panels
-from dasksdnn.store.reader import Extent, Store, copies, generations, open_store
+from dasksdnn.store.reader import Store, open_store
 
 _SPAN = {
     "indptr": "indptr",
