@@ -44,6 +44,16 @@ class Store:
     name : str
     provenance : dict
         How the partition was made.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> net = sdnn.radixnet(64, 2)
+    >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+    >>> store.nparts, store.edges, store.provenance["method"]
+    (2, 4096, 'block')
+    >>> folder.cleanup()
     """
 
     def __init__(self, path: str | Path, location: Any, manifest: Manifest) -> None:
@@ -132,10 +142,24 @@ class Store:
     def comm_plan(self) -> CommPlan:
         """Who sends which activations to whom before each layer; the same for every batch.
 
+        Returns
+        -------
+        CommPlan
+
         Raises
         ------
         CorruptStoreError
             The parts' rows and columns do not fit each other.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.comm_plan().layers[1].sent().tolist()
+        [[0, 32], [32, 0]]
+        >>> folder.cleanup()
         """
         from dasksdnn.store.panels import comm_plan
 
@@ -249,7 +273,36 @@ class Store:
     # -- as other things
 
     def row_block(self, part: int, layer: int, kind: str = "scipy") -> Any:
-        """A block as `scipy.sparse.csr_array` (kind "scipy") or `sparse.GCXS` (kind "sparse"), (rows, input panel)."""
+        """One part's rows of a layer, over its input panel: the columns that the rows read, its own first.
+
+        Parameters
+        ----------
+        part, layer : int
+            From 0.
+        kind : {"scipy", "sparse"}
+
+        Returns
+        -------
+        scipy.sparse.csr_array or sparse.GCXS, of shape (rows, input panel)
+            `store.rows(part, layer)` and `store.columns(part, layer)` are the neurons that these stand for.
+
+        Raises
+        ------
+        InputError
+            There is no such part, layer or kind.
+        CorruptStoreError
+            What was read is damaged.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.row_block(part=0, layer=1).shape
+        (32, 64)
+        >>> folder.cleanup()
+        """
         if kind not in ("scipy", "sparse"):
             raise InputError(f"kind {kind!r}: use 'scipy' or 'sparse'")
         csr = self.block(part, layer).tocsr()
@@ -260,7 +313,33 @@ class Store:
         return sparse.GCXS.from_scipy_sparse(csr)
 
     def layer(self, k: int) -> Layer:
-        """Layer `k` (0-based) in the network's own numbering, in memory."""
+        """Layer `k` (0-based) in the network's own numbering, in memory.
+
+        Parameters
+        ----------
+        k : int
+
+        Returns
+        -------
+        Layer
+
+        Raises
+        ------
+        InputError
+            There is no such layer.
+        CorruptStoreError
+            What was read is damaged.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> (store.layer(1).weights != net[1].weights).nnz
+        0
+        >>> folder.cleanup()
+        """
         blocks = [self.block(part, k) for part in range(self.nparts)]
         self.as_order(k + 1, tuple(b.rows for b in blocks))
         row = np.concatenate([np.repeat(b.rows, np.diff(b.indptr)) for b in blocks])
@@ -274,7 +353,17 @@ class Store:
 
     @property
     def network(self) -> Network:
-        """The network in its own numbering; its layers are read when they are asked for."""
+        """The network in its own numbering; its layers are read when they are asked for.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+        >>> store.network
+        <dasksdnn.Network 'radixnet-64': 64 x 2, 4,096 edges, float32>
+        >>> folder.cleanup()
+        """
         return Network(self.widths, self.layer, self.dtype, self.name, self.edges, self.digest)
 
     def dask_layer(self, k: int, order: str = "parts", kind: str = "gcxs") -> Any:
@@ -292,13 +381,47 @@ class Store:
             panel in one chunk, `W1 @ (W0 @ x).rechunk(-1)`: else dask cuts W1 by columns to fit the panel's. To multiply
             layers with each other take COO: dask's `@` of two GCXS arrays fails, or is wrong without an error (slices
             of a product of two GCXS are, in sparse 0.19).
+
+        Returns
+        -------
+        dask.array
+
+        Raises
+        ------
+        InputError
+            There is no such layer, order or kind.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.dask_layer(1).chunks
+        ((32, 32), (64,))
+        >>> folder.cleanup()
         """
         from dasksdnn.store.lazy import dask_layer
 
         return dask_layer(self, k, order, kind)
 
     def part_edges(self) -> Array:
-        """Weights of each part over all layers, int64 of shape (nparts,); nothing is read."""
+        """Weights of each part over all layers; nothing is read.
+
+        Returns
+        -------
+        int64 array of shape (nparts,)
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.part_edges().tolist()
+        [2048, 2048]
+        >>> folder.cleanup()
+        """
         held: Array = np.zeros(self.nparts, np.int64)
         for window in self.manifest.windows:
             held[window.part] += window.arrays["data"].shape[0]
@@ -322,12 +445,25 @@ def open_store(path: str | Path, generation: int | None = None) -> Store:
     generation : int, optional
         An earlier generation, of those that training has kept (`generations`); by default the newest.
 
+    Returns
+    -------
+    Store
+
     Raises
     ------
     StoreError
         There is no store, or no such generation, or it is of a newer version.
     CorruptStoreError
         Its metadata or manifest is damaged or missing.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> saved = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+    >>> sdnn.open_store(folder.name + "/net.zarr").digest == saved.digest
+    True
+    >>> folder.cleanup()
     """
     location = locate(path)
     attributes = group_attributes(location, "", path)

@@ -66,6 +66,18 @@ def verify(store: Store | str | Path, *, listener: Listener = announce) -> list[
     ------
     StoreError
         There is no store at all, or it is of a newer version. A damaged one is not raised but found.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, os, pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+    >>> sdnn.verify(store)
+    []
+    >>> os.remove(next(pathlib.Path(folder.name).glob("net.zarr/**/data/c/0")))
+    >>> [(found.array, found.layer) for found in sdnn.verify(store)]
+    [('data', 1)]
+    >>> folder.cleanup()
     """
     if not isinstance(store, Store):
         try:
