@@ -14,13 +14,15 @@ import pytest
 import dasksdnn
 
 PACKAGE = Path(dasksdnn.__file__).parent
-DOCS = PACKAGE.parent / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 PLOTS = ("history", "load", "memory", "roofline", "sends", "spy", "volume", "MemoryWatch")
 METHODS = {
     "Activation": ("parse",),
     "Network": ("from_layers",),
     "Partition": ("from_owner", "save", "load"),
     "Store": ("row_block", "layer", "network", "dask_layer", "comm_plan", "part_edges"),
+    "SparseDNNClassifier": ("fit", "partial_fit", "predict", "predict_proba", "decision_function"),
+    "SparseDNNRegressor": ("fit", "partial_fit", "predict"),
 }
 FORMATS = (("sources.onnx", "from_onnx"), ("sources.safetensors", "from_safetensors"))
 #: Full name -> where it is found. `plots` is a module, whose functions are listed one by one.
@@ -116,6 +118,25 @@ def test_other_examples(module, tmp_path, monkeypatch):
     for test in doctest.DocTestFinder().find(import_module(module), module):
         if test.examples and test.docstring not in public:
             run(test)
+
+
+def listed():
+    """What the pages of the reference list: module and name."""
+    for page in DOCS.glob("*.rst"):
+        module, listing = "", False
+        for line in page.read_text().splitlines():
+            if line.startswith(".. "):
+                module = line.partition("currentmodule:: ")[2] or module
+                listing = line.startswith(".. autosummary::")
+            elif listing and re.match(r"   \w", line):
+                yield module, line.strip()
+
+
+def test_the_reference_lists_what_is_public():
+    names = list(listed())
+    assert set(PUBLIC.values()) <= set(names)
+    assert len(names) == len(set(names))
+    assert not [name for _, name in names if re.search(r"(^|\.)_", name)]
 
 
 def test_sections():
