@@ -4,7 +4,17 @@ from __future__ import annotations
 
 
 class DaskSDNNError(Exception):
-    """Base of every error that dasksdnn raises on purpose. Its text is one line: what is wrong, where, what to do."""
+    """Base of every error that dasksdnn raises on purpose. Its text is one line: what is wrong, where, what to do.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> try:
+    ...     net = sdnn.radixnet(neurons=48, layers=2)
+    ... except sdnn.DaskSDNNError as error:
+    ...     print(error)
+    neurons: 48 is not 16 times a power of two of at least 2; use 32, 64, 128, ...
+    """
 
 
 class InputError(DaskSDNNError, ValueError):

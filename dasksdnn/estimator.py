@@ -48,9 +48,22 @@ class SparseDNNClassifier(ClassifierMixin, SparseDNN):  # type: ignore[misc]
         y : array or dask.array of shape (samples,)
             Labels, of at least 2 classes.
 
+        Returns
+        -------
+        Self
+
         Raises
         ------
         InputError, OutputExistsError, MemoryBudgetError, TrainingError, StoreError, PartitionerError
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> net = sdnn.SparseDNNClassifier(density=0.5, random_state=0, epochs=2).fit(X, y)
+        >>> net.classes_.tolist(), net.n_iter_
+        ([0, 1, 2], 2)
         """
         x, labels = check_pair(self, X, y, reset=True, numeric=False)
         check_classification_targets(labels)
@@ -75,9 +88,22 @@ class SparseDNNClassifier(ClassifierMixin, SparseDNN):  # type: ignore[misc]
         classes : array of shape (classes,)
             All labels that there will be. Needed in the first call.
 
+        Returns
+        -------
+        Self
+
         Raises
         ------
         InputError, OutputExistsError, MemoryBudgetError, TrainingError, StoreError, PartitionerError
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> net = sdnn.SparseDNNClassifier(density=0.5, random_state=0)
+        >>> net.partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X, y).n_iter_
+        2
         """
         first = not self.__sklearn_is_fitted__()
         known = self._known(first, classes)
@@ -113,9 +139,28 @@ class SparseDNNClassifier(ClassifierMixin, SparseDNN):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         """Tell the most likely class of each sample.
 
+        Parameters
+        ----------
+        X : array, sparse matrix, table, dask or zarr array, memory map or Dataset of shape (samples, features)
+
         Returns
         -------
         ndarray of shape (samples,), or a lazy dask.array where `X` is one
+
+        Raises
+        ------
+        InputError, MemoryBudgetError, StoreError
+        sklearn.exceptions.NotFittedError
+            There was no `fit`.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> net = sdnn.SparseDNNClassifier(density=0.5, random_state=0, epochs=2)
+        >>> net.fit(X, y).predict(X[:4]).shape
+        (4,)
         """
         check_is_fitted(self)
         return self._outputs(X, partial(_likeliest, self.classes_))
@@ -123,19 +168,57 @@ class SparseDNNClassifier(ClassifierMixin, SparseDNN):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Any:
         """Tell the probability of each class, the softmax of the outputs.
 
+        Parameters
+        ----------
+        X : array, sparse matrix, table, dask or zarr array, memory map or Dataset of shape (samples, features)
+
         Returns
         -------
         ndarray of float64, shape (samples, classes), or a lazy dask.array where `X` is one
             Columns are in the order of `classes_`.
+
+        Raises
+        ------
+        InputError, MemoryBudgetError, StoreError
+        sklearn.exceptions.NotFittedError
+            There was no `fit`.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> net = sdnn.SparseDNNClassifier(density=0.5, random_state=0, epochs=2)
+        >>> net.fit(X, y).predict_proba(X[:4]).sum(axis=1).round(6).tolist()
+        [1.0, 1.0, 1.0, 1.0]
         """
         return self._outputs(X, _softmax)
 
     def decision_function(self, X: Any) -> Any:
         """Give the outputs before the softmax; of two classes the second's less the first's.
 
+        Parameters
+        ----------
+        X : array, sparse matrix, table, dask or zarr array, memory map or Dataset of shape (samples, features)
+
         Returns
         -------
         ndarray of float64, shape (samples, classes), or (samples,) for two classes; or a lazy dask.array where `X` is one
+
+        Raises
+        ------
+        InputError, MemoryBudgetError, StoreError
+        sklearn.exceptions.NotFittedError
+            There was no `fit`.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> net = sdnn.SparseDNNClassifier(density=0.5, random_state=0, epochs=2)
+        >>> net.fit(X, y).decision_function(X[:4]).shape
+        (4, 3)
         """
         return self._outputs(X, _margin)
 
@@ -170,9 +253,22 @@ class SparseDNNRegressor(MultiOutputMixin, RegressorMixin, SparseDNN):  # type: 
         X : array, sparse matrix, table, dask or zarr array, memory map or Dataset of shape (samples, features)
         y : array or dask.array of shape (samples,) or (samples, outputs)
 
+        Returns
+        -------
+        Self
+
         Raises
         ------
         InputError, OutputExistsError, MemoryBudgetError, TrainingError, StoreError, PartitionerError
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> net = sdnn.SparseDNNRegressor(density=0.5, random_state=0, epochs=2).fit(X, y / y.std())
+        >>> net.n_outputs_, net.n_iter_, net.network_.widths
+        (1, 2, (10, 100, 1))
         """
         x, values = check_pair(self, X, y, reset=True, numeric=True)
         self._fit(x, values, 1 if values.ndim == 1 else values.shape[1])
@@ -180,7 +276,30 @@ class SparseDNNRegressor(MultiOutputMixin, RegressorMixin, SparseDNN):  # type: 
         return self
 
     def partial_fit(self, X: Any, y: Any) -> Self:
-        """Train for one epoch, from the weights as they are; see `SparseDNNClassifier.partial_fit`."""
+        """Train for one epoch, from the weights as they are; see `SparseDNNClassifier.partial_fit`.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`.
+
+        Returns
+        -------
+        Self
+
+        Raises
+        ------
+        InputError, OutputExistsError, MemoryBudgetError, TrainingError, StoreError, PartitionerError
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> net = sdnn.SparseDNNRegressor(density=0.5, random_state=0)
+        >>> net.partial_fit(X, y / y.std()).partial_fit(X, y / y.std()).n_iter_
+        2
+        """
         x, values = check_pair(self, X, y, reset=not self.__sklearn_is_fitted__(), numeric=True)
         self._go_on(x, values, 1 if values.ndim == 1 else values.shape[1])
         self._describe(values)
@@ -193,9 +312,28 @@ class SparseDNNRegressor(MultiOutputMixin, RegressorMixin, SparseDNN):  # type: 
     def predict(self, X: Any) -> Any:
         """Estimate the values of each sample.
 
+        Parameters
+        ----------
+        X : array, sparse matrix, table, dask or zarr array, memory map or Dataset of shape (samples, features)
+
         Returns
         -------
         ndarray of float64, shape (samples,) or (samples, outputs) as the targets were, or a lazy dask.array where `X` is one
+
+        Raises
+        ------
+        InputError, MemoryBudgetError, StoreError
+        sklearn.exceptions.NotFittedError
+            There was no `fit`.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> from sklearn.datasets import load_diabetes
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> net = sdnn.SparseDNNRegressor(density=0.5, random_state=0, epochs=2)
+        >>> net.fit(X, y / y.std()).predict(X[:4]).shape
+        (4,)
         """
         check_is_fitted(self)
         return self._outputs(X, _first if self._flat else _wide)

@@ -31,6 +31,23 @@ class Activation:
 
     `clip` is min(max(z, 0), parameter); `leaky_relu` is z where z > 0, else parameter * z. The others take no
     parameter. As text: a name, or name:parameter ("clip:32").
+
+    Parameters
+    ----------
+    name : {"identity", "relu", "clip", "leaky_relu", "sigmoid", "tanh"}
+    parameter : float
+        Of clip, the largest output; of leaky_relu, the slope below zero.
+
+    Raises
+    ------
+    InputError
+        The name is unknown, or the parameter is not usable.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> str(sdnn.Activation("clip", 32.0))
+    'clip:32'
     """
 
     name: str
@@ -44,7 +61,28 @@ class Activation:
 
     @classmethod
     def parse(cls, text: str | Activation) -> Activation:
-        """Read "relu", "clip:32" and the like."""
+        """Read "relu", "clip:32" and the like.
+
+        Parameters
+        ----------
+        text : str or Activation
+            An activation is given back as it is.
+
+        Returns
+        -------
+        Activation
+
+        Raises
+        ------
+        InputError
+            The name is unknown, or its parameter is missing, too much, or no number.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn
+        >>> sdnn.Activation.parse("leaky_relu:0.01").parameter
+        0.01
+        """
         if isinstance(text, Activation):
             return text
         name, _, parameter = text.partition(":")
@@ -71,10 +109,26 @@ class Layer:
     Explicitly stored zeros are part of the pattern and are kept. Weights and bias are float32 or float64, of one
     dtype, and finite.
 
+    Parameters
+    ----------
+    weights : SciPy sparse array of shape (outputs, inputs)
+        Of another dtype, it becomes float32.
+    bias : array of shape (outputs,)
+    activation : Activation
+    name : str
+        What it is, for messages.
+
     Raises
     ------
     InputError
         For duplicate entries, non-finite values, or a bias of the wrong length.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, numpy as np, scipy.sparse
+    >>> layer = sdnn.Layer(scipy.sparse.csr_array(np.eye(3, 4)), np.zeros(3), sdnn.Activation("tanh"))
+    >>> layer.edges, layer.weights.dtype
+    (3, dtype('float64'))
     """
 
     weights: Any
@@ -149,11 +203,12 @@ class Network:
 
     Examples
     --------
-    >>> import scipy.sparse, numpy as np
-    >>> w = scipy.sparse.csr_array(np.eye(3, 4, dtype=np.float32))
-    >>> net = Network.from_layers([Layer(w, np.zeros(3))])
-    >>> net.widths, len(net), net.edges
-    ((4, 3), 1, 3)
+    >>> import dasksdnn as sdnn, numpy as np, scipy.sparse
+    >>> def load(k):
+    ...     return sdnn.Layer(scipy.sparse.eye_array(4, format="csr", dtype=np.float32), np.full(4, k))
+    >>> net = sdnn.Network([4, 4, 4], load)
+    >>> len(net), net.edges, net[1].bias.tolist()
+    (2, 8, [1.0, 1.0, 1.0, 1.0])
     """
 
     def __init__(
@@ -182,7 +237,32 @@ class Network:
 
     @classmethod
     def from_layers(cls, layers: Iterable[Layer], name: str = "network") -> Network:
-        """Make a network of layers that are in memory; their shapes must chain."""
+        """Make a network of layers that are in memory; their shapes must chain.
+
+        Parameters
+        ----------
+        layers : iterable of Layer
+            The first layer first; at least one.
+        name : str
+            What it is, for people.
+
+        Returns
+        -------
+        Network
+            Of float64 where one of the layers is.
+
+        Raises
+        ------
+        InputError
+            There is no layer. Layers that do not chain are refused when they are asked for.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, numpy as np, scipy.sparse
+        >>> weights = scipy.sparse.csr_array(np.eye(3, 4, dtype=np.float32))
+        >>> sdnn.Network.from_layers([sdnn.Layer(weights, np.zeros(3))])
+        <dasksdnn.Network 'network': 4-3, 3 edges, float32>
+        """
         held = list(layers)
         if not held:
             raise InputError(f"{name}: a network needs at least one layer")

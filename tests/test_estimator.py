@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import gc
 import pickle
 
@@ -57,13 +56,6 @@ def forward(net, x):
 @parametrize_with_checks([SparseDNNClassifier(**CHECKED), SparseDNNRegressor(**CHECKED)])
 def test_conventions_of_scikit_learn(estimator, check):
     check(estimator)
-
-
-@pytest.mark.parametrize("kind", [SparseDNNClassifier, SparseDNNRegressor])
-def test_examples(kind):
-    found = [test for test in doctest.DocTestFinder().find(kind, kind.__name__, globs={}) if test.examples]
-    assert len(found) == 1
-    assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
 def test_digits():

@@ -35,7 +35,7 @@ def describe(store: Any) -> dict[str, str]:
 
 def _trained(store: Any) -> dict[str, str]:
     """Which generations there are, and where training stands."""
-    from dasksdnn.store.reader import generations
+    from dasksdnn.store.locating import generations
 
     others = [number for number in generations(store.path) if number != store.generation]
     rows = {"generation": f"{store.generation}" + (f", and {some(others)} kept" if others else "")}

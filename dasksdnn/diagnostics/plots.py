@@ -48,7 +48,9 @@ def spy(source: Network | Store, layer: int = 1, *, partition: Partition | None 
     --------
     >>> import dasksdnn as sdnn
     >>> net = sdnn.radixnet(64, 2)
-    >>> figure = sdnn.plots.spy(net, 1, partition=sdnn.partition(net, 4, method="metis"))  # doctest: +SKIP
+    >>> figure = sdnn.plots.spy(net, 1, partition=sdnn.partition(net, 4, method="block"))
+    >>> [axis.get_title() for axis in figure.axes]
+    ['as the network numbers its neurons', 'part by part, 4 parts']
     """
     if not 1 <= layer <= len(source):
         raise InputError(f"layer {layer} of {len(source)}: the first is 1")
@@ -75,6 +77,19 @@ def sends(source: Partition | Store) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(64, 2)
+    >>> figure = sdnn.plots.sends(sdnn.partition(net, 4, method="block"))
+    >>> figure.axes[0].get_title()
+    '384 words a sample'
     """
     words = _sent(source)
     figure = _figure((5.2, 4.4))
@@ -102,6 +117,19 @@ def volume(*partitions: Partition, **named: Partition) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        There is no partition, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(64, 2)
+    >>> figure = sdnn.plots.volume(sdnn.partition(net, 4, method="block"), even=sdnn.partition(net, 2, method="block"))
+    >>> [line.get_label() for line in figure.axes[0].get_lines()]
+    ['block, 4 parts (384)', 'even (128)']
     """
     from dasksdnn.diagnostics.compared import lines
 
@@ -123,6 +151,19 @@ def load(source: Partition | Store) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(64, 2)
+    >>> figure = sdnn.plots.load(sdnn.partition(net, 4, method="block"))
+    >>> [float(bar.get_height()) for bar in figure.axes[0].patches]
+    [1024.0, 1024.0, 1024.0, 1024.0]
     """
     held = source.metrics.nonzeros if isinstance(source, Partition) else source.part_edges()
     figure = _figure((7, 3.4))
@@ -155,7 +196,17 @@ def roofline(report: str | Path | Mapping[str, Any], threads: int | None = None)
     Raises
     ------
     InputError
-        The file is no such report.
+        The file is no such report, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> ours = {"name": "dasksdnn", "threads": 2, "multiply_adds_per_second": 9e10}
+    >>> case = {"title": "radixnet", "multiply_adds": 10**9, "least_bytes": 10**7, "fma_peak": {"2": 1e11}}
+    >>> report = {"bandwidth": {"2": {"read": 2e10}}, "cases": [{**case, "contenders": [ours]}]}
+    >>> figure = sdnn.plots.roofline(report)
+    >>> figure.axes[0].collections[0].get_offsets().tolist()
+    [[100.0, 90.0]]
     """
     record = _record(report)
     try:
@@ -186,6 +237,21 @@ def history(trained: History) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, numpy as np, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = sdnn.save(sdnn.random_sparse([4, 8, 2], 0.5), folder.name + "/net.zarr")
+    >>> trained = sdnn.train(store, np.eye(4, dtype=np.float32), np.array([0, 1, 1, 0]), epochs=3)
+    >>> [axis.get_ylabel() for axis in sdnn.plots.history(trained).axes]
+    ['loss', 'accuracy']
+    >>> folder.cleanup()
     """
     epochs = trained.epochs
     figure = _figure((9, 3.4))
@@ -211,6 +277,20 @@ def memory(watched: MemoryWatch, *, budget: int | None = None, projected: int | 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> with sdnn.plots.MemoryWatch() as watched:
+    ...     values = bytearray(1 << 20)
+    >>> figure = sdnn.plots.memory(watched, budget=4 << 30)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['held', 'budget, 4,096 MiB']
     """
     mib = 1 << 20
     figure = _figure((8, 3.4))

@@ -34,6 +34,8 @@ def progress() -> Iterator[Listener]:
     >>> import dasksdnn as sdnn
     >>> with sdnn.progress():
     ...     part = sdnn.partition(sdnn.radixnet(64, 4), 2, method="metis")
+    >>> part.nparts
+    2
     """
     with _shown() as listener, listening(listener):
         yield listener

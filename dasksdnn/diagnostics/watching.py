@@ -26,7 +26,8 @@ class MemoryWatch:
 
     Examples
     --------
-    >>> with MemoryWatch() as watched:
+    >>> import dasksdnn as sdnn
+    >>> with sdnn.plots.MemoryWatch() as watched:
     ...     values = bytearray(1 << 20)
     >>> watched.peak > 1 << 20
     True

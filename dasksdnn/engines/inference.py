@@ -157,6 +157,7 @@ def plan(
     >>> store = sdnn.save(sdnn.radixnet(neurons=64, layers=4), folder.name + "/net.zarr")
     >>> sdnn.plan(store, samples=1000, memory="1 GiB").chosen.strategy
     'weights stay'
+    >>> folder.cleanup()
     """
     from dasksdnn.sources.datasets import as_dataset
 
@@ -332,7 +333,8 @@ def infer(
     >>> store = sdnn.save(sdnn.radixnet(neurons=64, layers=4, bias=0.0), folder.name + "/net.zarr")
     >>> y = sdnn.infer(store, np.ones((10, 64), np.float32))
     >>> y.shape, float(y[0, 0].compute())
-    ((10, 64), 32.0)
+    ((10, 64), 16.0)
+    >>> folder.cleanup()
     """
     from dasksdnn.sources.datasets import as_dataset, check_features
 

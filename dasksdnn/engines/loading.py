@@ -17,9 +17,10 @@ from dasksdnn.kernels.panels import remap
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Sizes
 from dasksdnn.store.encoding import corrupt
+from dasksdnn.store.extents import Extent
 from dasksdnn.store.layout import index_dtype
 from dasksdnn.store.manifest import Window
-from dasksdnn.store.reader import Extent, Store
+from dasksdnn.store.reader import Store
 
 
 def sizes_of(store: Store, share: Share | None = None) -> Sizes:

@@ -54,11 +54,12 @@ def export(
 
     Examples
     --------
-    >>> import tempfile, os, dasksdnn as sdnn
-    >>> folder = os.path.join(tempfile.mkdtemp(), "net")
-    >>> _ = sdnn.export(sdnn.radixnet(64, 2), folder, "npz")
-    >>> sorted(os.listdir(folder))
+    >>> import dasksdnn as sdnn, os, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = sdnn.export(sdnn.radixnet(64, 2), folder.name + "/net", "npz")
+    >>> sorted(os.listdir(path))
     ['bias-0001.npy', 'bias-0002.npy', 'layer-0001.npz', 'layer-0002.npz', 'network.json']
+    >>> folder.cleanup()
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is unknown: use one of {', '.join(FORMATS)}")

@@ -34,28 +34,48 @@ class Partition:
     """Who owns which neuron, and what it costs.
 
     Made by `partition`, by `Partition.from_owner` from the user's own arrays, or by `Partition.load` from a file.
+
+    Attributes
+    ----------
+    nparts : int
+    owner : tuple of int arrays
+        L + 1 read-only arrays, int16 (int32 above 32,767 parts): `owner[k][i]` is the part of neuron i of layer k.
+    method : str
+        How it was made; "given" for the user's own arrays.
+    epsilon, seed : float and int, or None
+        What was asked for; None for the user's own arrays.
+    metrics : Metrics
+        The independent recount, whose `volume`, `messages`, `max_send` and `imbalance` are the partition's.
+    seconds : float
+        Seconds it took, when it was made.
+    effort, objective : str or None
+        How long "hypergraph" refined it, and what it made least; None for other methods.
+    repeatable : bool
+        Whether the same call gives the same again: not where a time limit was set, or a library failed.
+    notes : tuple of str
+        What went wrong and was got over, one line each: a library that crashed, and what stood in for it.
+    reused : bool
+        Whether it was made earlier, and taken from the cache or from a file.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> part = sdnn.partition(sdnn.radixnet(64, 2), 2, method="block")
+    >>> part.volume, part.messages, part.imbalance, [owner.size for owner in part.owner]
+    (128, 3, 1.0, [64, 64, 64])
     """
 
     nparts: int
-    #: L + 1 read-only arrays, int16 (int32 above 32,767 parts): `owner[k][i]` is the part of neuron i of layer k.
     owner: tuple[Array, ...]
-    #: How it was made; "given" for the user's own arrays.
     method: str
-    #: What was asked for; None for the user's own arrays.
     epsilon: float | None
     seed: int | None
-    #: The independent recount.
     metrics: Metrics
-    #: Seconds it took, when it was made.
     seconds: float
-    #: How long "hypergraph" refined it, and what it made least; None for other methods.
     effort: str | None = None
     objective: str | None = None
-    #: Whether the same call gives the same again: not where a time limit was set, or a library failed.
     repeatable: bool = True
-    #: What went wrong and was got over, one line each: a library that crashed, and what stood in for it.
     notes: tuple[str, ...] = ()
-    #: Whether it was made earlier, and taken from the cache or from a file.
     reused: bool = False
 
     @classmethod
@@ -71,10 +91,21 @@ class Partition:
         nparts : int or None
             Number of parts; by default the largest part named, plus one.
 
+        Returns
+        -------
+        Partition
+
         Raises
         ------
         InputError
             If the arrays do not fit the network or name parts outside 0 .. nparts-1.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, numpy as np
+        >>> net = sdnn.radixnet(64, 2)
+        >>> sdnn.Partition.from_owner(net, [np.arange(n) % 4 for n in net.widths]).nparts
+        4
         """
         started = time.perf_counter()
         arrays = [np.asarray(part) for part in owner]
@@ -104,6 +135,15 @@ class Partition:
         Raises
         ------
         OutputExistsError, InputError, StoreError
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, os, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> sdnn.partition(sdnn.radixnet(64, 2), 2, method="block").save(folder.name + "/two.npz")
+        >>> os.listdir(folder.name)
+        ['two.npz']
+        >>> folder.cleanup()
         """
         from dasksdnn.partition.files import save
 
@@ -130,6 +170,16 @@ class Partition:
         ------
         InputError
             The file is none of these, is damaged, or does not fit the network.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, numpy as np, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> np.save(folder.name + "/mine.npy", np.arange(3 * 64) % 2)
+        >>> sdnn.Partition.load(folder.name + "/mine.npy", net).method
+        'given'
+        >>> folder.cleanup()
         """
         from dasksdnn.partition.files import load
 
@@ -267,6 +317,16 @@ def partition(
     PartitionerError
         If a library is missing, fails, crashes or takes too long. This process is safe: libraries run in another. Where
         "hypergraph" can do without, it does, and `Partition.notes` says so.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(neurons=64, layers=4)
+    >>> part = sdnn.partition(net, nparts=2, effort="fast")
+    >>> part.nparts, part.imbalance <= 1.03
+    (2, True)
+    >>> part.volume < sdnn.partition(net, nparts=2, method="random").volume
+    True
     """
     started = time.monotonic()
     nparts, seed, batch = _whole(nparts, "nparts", 1), _whole(seed, "seed", 0), _whole(batch, "batch", 1)

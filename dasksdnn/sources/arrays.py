@@ -58,6 +58,14 @@ def from_arrays(
     ------
     InputError
         Naming the layer, for shapes that do not chain, dtypes, duplicates, NaN or infinite values, bad biases.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, numpy as np, scipy.sparse
+    >>> first, last = scipy.sparse.csr_array(np.eye(3, 4)), np.array([[0.5, 0.0, 2.0]])
+    >>> net = sdnn.from_arrays([first, last], biases=[0.1, -1.0], output_activation="identity")
+    >>> net.widths, net.edges, net[1].bias.tolist()
+    ((4, 3, 1), 5, [-1.0])
     """
     held = list(matrices)
     names = [f"layer {k + 1}" for k in range(len(held))]

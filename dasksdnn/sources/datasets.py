@@ -97,6 +97,16 @@ def open_dataset(
         Naming the file and the fault.
     MemoryBudgetError
         Where an NPZ file would not fit into `memory`.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, numpy as np, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> np.save(folder.name + "/x.npy", np.arange(12.0).reshape(4, 3))
+    >>> data = sdnn.open_dataset(folder.name + "/x.npy", features=3)
+    >>> data.samples, data.read(1, 2).tolist()
+    (4, [[3.0, 4.0, 5.0]])
+    >>> folder.cleanup()
     """
     text = os.fspath(path)
     features = None if features is None else whole_number(features, "features")

@@ -87,6 +87,15 @@ def radixnet(
     neurons, a = 0..15. Because 2**m < neurons / 16 the 32 inputs are distinct at every size. pi_0 is the identity, so
     the first d layers are the published ones; the later permutations are random there too.
     Source: Robinett and Kepner, arXiv 1809.05242 and 1905.00416; the permutations were read off the published files.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(neurons=1024, layers=120)
+    >>> net
+    <dasksdnn.Network 'radixnet-1024': 1024 x 120, 3,932,160 edges, float32>
+    >>> net[119].weights.sum(axis=1)[:3].tolist()
+    [2.0, 2.0, 2.0]
     """
     neurons, layers = whole_number(neurons, "neurons"), whole_number(layers, "layers")
     seed = whole_number(seed, "seed", 0)
@@ -156,6 +165,13 @@ def random_network(
     ------
     InputError
         For an argument that is not usable, such as a degree above a layer's inputs.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.random_network([100, 50, 10], degree=8, output_activation="identity")
+    >>> net.edges, [str(layer.activation) for layer in net]
+    (480, ['relu', 'identity'])
     """
     widths = parse_widths(neurons, layers)
     degree = whole_number(degree, "degree")
@@ -213,6 +229,13 @@ def community(
     ------
     InputError
         For an argument that is not usable.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.community(256, 4, degree=16, communities=8)
+    >>> net.edges == 256 * 16 * 4, len(set((net[0].weights != 0).sum(axis=1).tolist())) > 1
+    (True, True)
     """
     widths = parse_widths(neurons, layers)
     degree = whole_number(degree, "degree")

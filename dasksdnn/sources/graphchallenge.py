@@ -29,7 +29,7 @@ def graphchallenge(
     edges_per_neuron: int | None = 32,
     dtype: npt.DTypeLike = "float32",
 ) -> Network:
-    """Read a network from files `n{neurons}-l{k}.tsv` or `.tsv.gz`, k = 1 .. layers, a layer when it is asked for.
+    r"""Read a network from files `n{neurons}-l{k}.tsv` or `.tsv.gz`, k = 1 .. layers, a layer when it is asked for.
 
     Parameters
     ----------
@@ -55,6 +55,16 @@ def graphchallenge(
     ------
     InputError
         Here, where a file is missing; when a layer is loaded, for a bad line, a duplicate or a wrong count.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = pathlib.Path(folder.name, "n3-l1.tsv").write_text("1\t2\t0.5\n3\t1\t0.25\n")
+    >>> net = sdnn.graphchallenge(folder.name, 3, 1, edges_per_neuron=None)
+    >>> net[0].weights.toarray().tolist()
+    [[0.0, 0.0, 0.25], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    >>> folder.cleanup()
     """
     neurons, layers = whole_number(neurons, "neurons"), whole_number(layers, "layers")
     expected = None if edges_per_neuron is None else whole_number(edges_per_neuron, "edges_per_neuron") * neurons

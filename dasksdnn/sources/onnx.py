@@ -72,11 +72,13 @@ def from_onnx(
 
     Examples
     --------
-    >>> import tempfile, os, dasksdnn as sdnn
-    >>> path = os.path.join(tempfile.mkdtemp(), "net.onnx")
-    >>> _ = sdnn.export(sdnn.radixnet(64, 2), path, "onnx")
+    >>> import dasksdnn as sdnn, tempfile
+    >>> from dasksdnn.sources.onnx import from_onnx
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = sdnn.export(sdnn.radixnet(64, 2), folder.name + "/net.onnx", "onnx")
     >>> from_onnx(path).widths
     (64, 64, 64)
+    >>> folder.cleanup()
     """
     onnx = need("onnx", "from_onnx")
     source, folder = "ONNX model", None

@@ -70,11 +70,13 @@ def from_safetensors(
 
     Examples
     --------
-    >>> import tempfile, os, numpy as np, dasksdnn as sdnn
-    >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
-    >>> _ = sdnn.export(sdnn.from_arrays([np.eye(2, 3)], activation="tanh"), path, "safetensors")
+    >>> import dasksdnn as sdnn, numpy as np, tempfile
+    >>> from dasksdnn.sources.safetensors import from_safetensors
+    >>> folder, net = tempfile.TemporaryDirectory(), sdnn.from_arrays([np.eye(2, 3)], activation="tanh")
+    >>> path = sdnn.export(net, folder.name + "/net.safetensors", "safetensors")
     >>> from_safetensors(path).widths
     (3, 2)
+    >>> folder.cleanup()
     """
     source = os.fspath(path)
     with _opened(source) as file:

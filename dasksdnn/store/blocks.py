@@ -54,6 +54,23 @@ class RowBlock:
         return scipy.sparse.csr_array((self.data, self.indices.astype(np.int64), self.indptr), shape=shape)
 
 
+def first_fault(block: RowBlock, inputs: int, outputs: int) -> tuple[str, str] | None:
+    """The array of a block that would lead an index out of bounds, and how; None where the block is sound."""
+    if block.rows.size and int(block.rows.max()) >= outputs:
+        return "rows", "a neuron that it has not is named"
+    if block.columns.size and int(block.columns.max()) >= inputs:
+        return "columns", "a neuron that its input has not is named"
+    if block.columns.size < block.own:
+        return "columns", "fewer neurons are named than the part owns"
+    if block.indptr.size != block.rows.size + 1 or block.indptr[0] != 0 or block.indptr[-1] != block.indices.size:
+        return "indptr", "row pointers do not run from 0 to the number of entries"
+    if (np.diff(block.indptr) < 0).any():
+        return "indptr", "row pointers fall"
+    if block.indices.size and int(block.indices.max()) >= block.columns.size:
+        return "indices", "a position is beyond the input panel"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """Who owns the neurons of one layer, and in which order each part holds them."""

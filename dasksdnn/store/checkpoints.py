@@ -37,9 +37,10 @@ from dasksdnn.store.layout import (
     generation_path,
     state_path,
 )
+from dasksdnn.store.locating import generations
 from dasksdnn.store.manifest import Manifest, Window, misfit, read_manifest, resembled
 from dasksdnn.store.objects import read_group
-from dasksdnn.store.reader import Store, generations, open_store
+from dasksdnn.store.reader import Store, open_store
 from dasksdnn.store.sweeping import named, prune, sweep
 from dasksdnn.store.verify import layer_at
 

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
-import zarr
 
 from dasksdnn import markup
 from dasksdnn.errors import CorruptStoreError, InputError, StoreError
 from dasksdnn.network import Activation, Array, Layer, Network
 from dasksdnn.plan.comm import CommPlan
-from dasksdnn.store.blocks import Order, RowBlock, input_order
-from dasksdnn.store.encoding import CheckedArray, brief, corrupt
-from dasksdnn.store.layout import CHECKPOINTS, checkpoint_path
+from dasksdnn.store.blocks import Order, RowBlock, first_fault, input_order
+from dasksdnn.store.encoding import CheckedArray, corrupt
+from dasksdnn.store.extents import Extent, read_extents, span
+from dasksdnn.store.layout import checkpoint_path
+from dasksdnn.store.locating import generations, group_attributes, locate
 from dasksdnn.store.manifest import Manifest, Window, check_version, read_manifest
-from dasksdnn.store.objects import object_size, read_group
 
 #: Opened arrays that a store keeps: opening one reads its metadata anew.
 _OPEN_ARRAYS = 1024
-_NUMBER = re.compile("[0-9]{6}|[1-9][0-9]{6,}")
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Where one layer's block stands in the arrays of its window: [start, stop) of each."""
-
-    indptr: tuple[int, int]
-    entries: tuple[int, int]
-    rows: tuple[int, int]
-    columns: tuple[int, int]
 
 
 class Store:
@@ -58,6 +44,16 @@ class Store:
     name : str
     provenance : dict
         How the partition was made.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> net = sdnn.radixnet(64, 2)
+    >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+    >>> store.nparts, store.edges, store.provenance["method"]
+    (2, 4096, 'block')
+    >>> folder.cleanup()
     """
 
     def __init__(self, path: str | Path, location: Any, manifest: Manifest) -> None:
@@ -146,10 +142,24 @@ class Store:
     def comm_plan(self) -> CommPlan:
         """Who sends which activations to whom before each layer; the same for every batch.
 
+        Returns
+        -------
+        CommPlan
+
         Raises
         ------
         CorruptStoreError
             The parts' rows and columns do not fit each other.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.comm_plan().layers[1].sent().tolist()
+        [[0, 32], [32, 0]]
+        >>> folder.cleanup()
         """
         from dasksdnn.store.panels import comm_plan
 
@@ -181,7 +191,7 @@ class Store:
         """Where each layer of a window stands in its arrays."""
         key = (window.part, window.number)
         if key not in self._extents:
-            self._extents[key] = _read_extents(self.array(window, "offsets"), window)
+            self._extents[key] = read_extents(self.array(window, "offsets"), window)
         return self._extents[key]
 
     def extent(self, part: int, layer: int) -> Extent:
@@ -229,34 +239,17 @@ class Store:
             block = RowBlock(
                 k,
                 part,
-                _span(rows, extent.rows, low.rows),
-                _span(columns, extent.columns, low.columns),
+                span(rows, extent.rows, low.rows),
+                span(columns, extent.columns, low.columns),
                 int(np.count_nonzero(self.owner[k] == part)),
-                _span(indptr, extent.indptr, low.indptr),
-                _span(indices, extent.entries, low.entries),
-                _span(data, extent.entries, low.entries),
-                _span(bias, extent.rows, low.rows),
+                span(indptr, extent.indptr, low.indptr),
+                span(indices, extent.entries, low.entries),
+                span(data, extent.entries, low.entries),
+                span(bias, extent.rows, low.rows),
             )
-            self._check_block(block)
+            if found := first_fault(block, self.widths[k], self.widths[k + 1]):
+                raise self.fault(part, k, *found)
             yield block
-
-    def _check_block(self, block: RowBlock) -> None:
-        """Raise where a block is not sound, so that no index leads out of bounds."""
-        k = block.layer
-        fault = partial(self.fault, block.part, k)
-
-        if block.rows.size and int(block.rows.max()) >= self.widths[k + 1]:
-            raise fault("rows", "a neuron that it has not is named")
-        if block.columns.size and int(block.columns.max()) >= self.widths[k]:
-            raise fault("columns", "a neuron that its input has not is named")
-        if block.columns.size < block.own:
-            raise fault("columns", "fewer neurons are named than the part owns")
-        if block.indptr.size != block.rows.size + 1 or block.indptr[0] != 0 or block.indptr[-1] != block.indices.size:
-            raise fault("indptr", "row pointers do not run from 0 to the number of entries")
-        if (np.diff(block.indptr) < 0).any():
-            raise fault("indptr", "row pointers fall")
-        if block.indices.size and int(block.indices.max()) >= block.columns.size:
-            raise fault("indices", "a position is beyond the input panel")
 
     def fault(self, part: int, layer: int, name: str, what: str) -> CorruptStoreError:
         """Make the error for an array whose content is not sound at a block (layer, part)."""
@@ -280,7 +273,36 @@ class Store:
     # -- as other things
 
     def row_block(self, part: int, layer: int, kind: str = "scipy") -> Any:
-        """A block as `scipy.sparse.csr_array` (kind "scipy") or `sparse.GCXS` (kind "sparse"), (rows, input panel)."""
+        """One part's rows of a layer, over its input panel: the columns that the rows read, its own first.
+
+        Parameters
+        ----------
+        part, layer : int
+            From 0.
+        kind : {"scipy", "sparse"}
+
+        Returns
+        -------
+        scipy.sparse.csr_array or sparse.GCXS, of shape (rows, input panel)
+            `store.rows(part, layer)` and `store.columns(part, layer)` are the neurons that these stand for.
+
+        Raises
+        ------
+        InputError
+            There is no such part, layer or kind.
+        CorruptStoreError
+            What was read is damaged.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.row_block(part=0, layer=1).shape
+        (32, 64)
+        >>> folder.cleanup()
+        """
         if kind not in ("scipy", "sparse"):
             raise InputError(f"kind {kind!r}: use 'scipy' or 'sparse'")
         csr = self.block(part, layer).tocsr()
@@ -291,7 +313,33 @@ class Store:
         return sparse.GCXS.from_scipy_sparse(csr)
 
     def layer(self, k: int) -> Layer:
-        """Layer `k` (0-based) in the network's own numbering, in memory."""
+        """Layer `k` (0-based) in the network's own numbering, in memory.
+
+        Parameters
+        ----------
+        k : int
+
+        Returns
+        -------
+        Layer
+
+        Raises
+        ------
+        InputError
+            There is no such layer.
+        CorruptStoreError
+            What was read is damaged.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> (store.layer(1).weights != net[1].weights).nnz
+        0
+        >>> folder.cleanup()
+        """
         blocks = [self.block(part, k) for part in range(self.nparts)]
         self.as_order(k + 1, tuple(b.rows for b in blocks))
         row = np.concatenate([np.repeat(b.rows, np.diff(b.indptr)) for b in blocks])
@@ -305,7 +353,17 @@ class Store:
 
     @property
     def network(self) -> Network:
-        """The network in its own numbering; its layers are read when they are asked for."""
+        """The network in its own numbering; its layers are read when they are asked for.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+        >>> store.network
+        <dasksdnn.Network 'radixnet-64': 64 x 2, 4,096 edges, float32>
+        >>> folder.cleanup()
+        """
         return Network(self.widths, self.layer, self.dtype, self.name, self.edges, self.digest)
 
     def dask_layer(self, k: int, order: str = "parts", kind: str = "gcxs") -> Any:
@@ -323,13 +381,47 @@ class Store:
             panel in one chunk, `W1 @ (W0 @ x).rechunk(-1)`: else dask cuts W1 by columns to fit the panel's. To multiply
             layers with each other take COO: dask's `@` of two GCXS arrays fails, or is wrong without an error (slices
             of a product of two GCXS are, in sparse 0.19).
+
+        Returns
+        -------
+        dask.array
+
+        Raises
+        ------
+        InputError
+            There is no such layer, order or kind.
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.dask_layer(1).chunks
+        ((32, 32), (64,))
+        >>> folder.cleanup()
         """
         from dasksdnn.store.lazy import dask_layer
 
         return dask_layer(self, k, order, kind)
 
     def part_edges(self) -> Array:
-        """Weights of each part over all layers, int64 of shape (nparts,); nothing is read."""
+        """Weights of each part over all layers; nothing is read.
+
+        Returns
+        -------
+        int64 array of shape (nparts,)
+
+        Examples
+        --------
+        >>> import dasksdnn as sdnn, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> net = sdnn.radixnet(64, 2)
+        >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+        >>> store.part_edges().tolist()
+        [2048, 2048]
+        >>> folder.cleanup()
+        """
         held: Array = np.zeros(self.nparts, np.int64)
         for window in self.manifest.windows:
             held[window.part] += window.arrays["data"].shape[0]
@@ -344,23 +436,6 @@ class Store:
         return iter(self.manifest.windows)
 
 
-def _span(values: Array, span: tuple[int, int], first: tuple[int, int]) -> Array:
-    return values[span[0] - first[0] : span[1] - first[0]]
-
-
-def _read_extents(array: CheckedArray, window: Window) -> list[Extent]:
-    shape = array.entry.shape
-    if shape != (window.last - window.first + 1, 4):
-        raise corrupt(array.label, f"has shape {shape}")
-    table = array.read().reshape(shape)
-    sizes = [window.arrays[name].size for name in ("indptr", "indices", "rows", "columns")]
-    if (table[0] != 0).any() or (np.diff(table, axis=0) < 0).any() or (table[-1] != sizes).any():
-        raise corrupt(array.label, "does not rise from 0 to the arrays' lengths")
-    if window.arrays["data"].size != sizes[1] or window.arrays["bias"].size != sizes[2]:
-        raise corrupt(array.label, "the arrays of the window do not fit each other")
-    return [Extent(*((int(a), int(b)) for a, b in zip(low, high, strict=True))) for low, high in pairwise(table)]
-
-
 def open_store(path: str | Path, generation: int | None = None) -> Store:
     """Open a store for reading.
 
@@ -370,63 +445,43 @@ def open_store(path: str | Path, generation: int | None = None) -> Store:
     generation : int, optional
         An earlier generation, of those that training has kept (`generations`); by default the newest.
 
+    Returns
+    -------
+    Store
+
     Raises
     ------
     StoreError
         There is no store, or no such generation, or it is of a newer version.
     CorruptStoreError
         Its metadata or manifest is damaged or missing.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> saved = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+    >>> sdnn.open_store(folder.name + "/net.zarr").digest == saved.digest
+    True
+    >>> folder.cleanup()
     """
-    location = _locate(path)
-    attributes = _group_attributes(location, "", path)
+    location = locate(path)
+    attributes = group_attributes(location, "", path)
     check_version(attributes, path)
-    record = _group_attributes(location, "manifest", path)
+    record = group_attributes(location, "manifest", path)
     if generation in (None, record.get("generation")):
         return Store(path, location, read_manifest(record, attributes, path))
     if generation not in (kept := generations(path)):
         there = ", ".join(map(str, kept))
         raise StoreError(f"{path} has no generation {generation}: open one of those that it keeps: {there}")
     manifest = read_manifest(
-        _group_attributes(location, checkpoint_path(generation), path), attributes, f"{path}, generation {generation}"
+        group_attributes(location, checkpoint_path(generation), path), attributes, f"{path}, generation {generation}"
     )
     if manifest.generation != generation:
         raise CorruptStoreError(
             f"{path}: the manifest of generation {generation} is that of {manifest.generation}; restore it from a copy"
         )
     return Store(path, location, manifest)
-
-
-def generations(path: str | Path) -> list[int]:
-    """Numbers of the generations that a store keeps, the newest last: what `open_store` can open.
-
-    Raises
-    ------
-    StoreError, CorruptStoreError
-        As `open_store` does.
-    """
-    newest = _group_attributes(_locate(path), "manifest", path).get("generation")
-    if type(newest) is not int:
-        raise CorruptStoreError(f"{path}: the manifest names no generation; restore it from a copy")
-    # What is numbered above the manifest's was never committed: its writer was killed.
-    return sorted({number for number in copies(Path(path)) if number < newest} | {newest})
-
-
-def copies(root: Path) -> list[int]:
-    """Numbers of the manifests that stand in a store's `checkpoints`, committed or not."""
-    names = (copy.parent.name for copy in root.glob(f"{CHECKPOINTS}/*/zarr.json"))
-    return [int(name) for name in names if _NUMBER.fullmatch(name)]
-
-
-def _locate(path: str | Path) -> Any:
-    root = Path(path)
-    try:
-        if not root.exists():
-            raise StoreError(f"{path} does not exist: make a store with 'dasksdnn generate', 'import' or 'partition'")
-        if not root.is_dir():
-            raise StoreError(f"{path} is a file, not a store: name the store's folder")
-    except OSError as error:
-        raise StoreError(f"{path} cannot be looked at ({brief(error)}): check the path and its permissions") from error
-    return zarr.storage.LocalStore(root.absolute(), read_only=True)
 
 
 def reopen(path: str, digest: str) -> Store:
@@ -440,22 +495,3 @@ def reopen(path: str, digest: str) -> Store:
             if store.digest == digest:
                 return store
     raise StoreError(f"{path} was replaced since it was opened: open it again with open_store")
-
-
-def _group_attributes(location: Any, group: str, path: Any) -> dict[str, Any]:
-    try:
-        return read_group(location, group)
-    except PermissionError as error:
-        raise StoreError(f"{path}: no permission to read it; change its permissions") from error
-    except FileNotFoundError as error:
-        if group:
-            raise CorruptStoreError(
-                f"{path}: the manifest is missing: the store was never completed, or is damaged; write it again or restore it"
-            ) from error
-        if object_size(location, "manifest/zarr.json"):
-            raise CorruptStoreError(f"{path}: the root's zarr.json is missing; restore it from a copy") from error
-        raise StoreError(f"{path} is not a dasksdnn store: it has no zarr.json; name the store's own folder") from error
-    except (OSError, ValueError) as error:
-        raise CorruptStoreError(
-            f"{path}: {group or 'the root'}/zarr.json cannot be used ({brief(error)}); restore it from a copy"
-        ) from error

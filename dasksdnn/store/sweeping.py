@@ -13,8 +13,9 @@ from pathlib import Path
 from dasksdnn.atomic import remove, sync_path
 from dasksdnn.errors import StoreError
 from dasksdnn.store.layout import CHECKPOINTS, checkpoint_path, generation_path, window_path
+from dasksdnn.store.locating import generations
 from dasksdnn.store.manifest import Manifest
-from dasksdnn.store.reader import generations, open_store
+from dasksdnn.store.reader import open_store
 
 #: What this module may remove: anything else is a stranger's.
 _OURS = re.compile(r"checkpoints/\d{6,}|parts/\d{4,}/\d{4,}(/state-\d{6,})?")

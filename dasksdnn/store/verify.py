@@ -15,11 +15,13 @@ from dasksdnn.events import Listener, Progress, announce
 from dasksdnn.network import Array
 from dasksdnn.store.blocks import RowBlock
 from dasksdnn.store.encoding import brief, corrupt
+from dasksdnn.store.extents import Extent
 from dasksdnn.store.layout import CHECKPOINTS, CHUNK, checkpoint_path
+from dasksdnn.store.locating import copies, generations
 from dasksdnn.store.manifest import Window, misfit, resembled
 from dasksdnn.store.objects import read_group
 from dasksdnn.store.panels import panels
-from dasksdnn.store.reader import Extent, Store, copies, generations, open_store
+from dasksdnn.store.reader import Store, open_store
 
 _SPAN = {
     "indptr": "indptr",
@@ -64,6 +66,18 @@ def verify(store: Store | str | Path, *, listener: Listener = announce) -> list[
     ------
     StoreError
         There is no store at all, or it is of a newer version. A damaged one is not raised but found.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, os, pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = sdnn.save(sdnn.radixnet(64, 2), folder.name + "/net.zarr")
+    >>> sdnn.verify(store)
+    []
+    >>> os.remove(next(pathlib.Path(folder.name).glob("net.zarr/**/data/c/0")))
+    >>> [(found.array, found.layer) for found in sdnn.verify(store)]
+    [('data', 1)]
+    >>> folder.cleanup()
     """
     if not isinstance(store, Store):
         try:

@@ -85,6 +85,16 @@ def save(
     Raises
     ------
     OutputExistsError, InputError, StoreError
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> net = sdnn.radixnet(64, 2)
+    >>> store = sdnn.save(net, folder.name + "/net.zarr", partition=sdnn.partition(net, 2, method="block"))
+    >>> len(store), store.nparts
+    (2, 2)
+    >>> folder.cleanup()
     """
     nparts = partition.nparts if partition else 1
     owner = partition.owner if partition else tuple(np.zeros(n, owner_dtype(1)) for n in net.widths)

@@ -54,6 +54,15 @@ def initialise(net: Network, scheme: str = "he", seed: int = 0, bias: float = 0.
     ------
     InputError
         For an argument that is not usable.
+
+    Examples
+    --------
+    >>> import dasksdnn as sdnn
+    >>> net = sdnn.radixnet(64, 2)
+    >>> drawn = sdnn.initialise(net, "he", seed=1)
+    >>> deviation = float(drawn[0].weights.data.std())
+    >>> drawn.edges == net.edges, abs(deviation - (2 / 32) ** 0.5) < 0.01
+    (True, True)
     """
     if scheme not in SCHEMES:
         raise InputError(f"initial weights {scheme!r}: use one of {', '.join(SCHEMES)}")
@@ -180,9 +189,15 @@ def random_sparse(
     dtype : numpy dtype
         float32 or float64.
 
+    Returns
+    -------
+    Network
+        Lazy. Bit-identical for one seed.
+
     Raises
     ------
     InputError
+        For an argument that is not usable.
 
     Examples
     --------

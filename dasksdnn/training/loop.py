@@ -165,6 +165,7 @@ def train(
     >>> history = sdnn.train(store, x, (x[:, 0] > x[:, 1]).astype(int), epochs=30, lr=0.01)
     >>> history.epochs[-1].accuracy > 0.9
     True
+    >>> folder.cleanup()
     """
     engine = engine or ("local" if client is None else "dask")
     if engine not in ENGINES:

@@ -21,7 +21,7 @@ from notebooks import run_notebook
 from slurm import NODES, shared_memory
 
 import dasksdnn as sdnn
-from dasksdnn.store.reader import generations
+from dasksdnn.store.locating import generations
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install 'dasksdnn[cluster]'")
 

@@ -16,7 +16,7 @@ from mpi_example import EXAMPLES, Example
 from slurm import NODES
 
 import dasksdnn as sdnn
-from dasksdnn.store.reader import generations
+from dasksdnn.store.locating import generations
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi]
 

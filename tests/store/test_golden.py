@@ -9,7 +9,7 @@ import scipy.sparse
 import dasksdnn as sdnn
 from dasksdnn.network import Activation, Layer, Network
 from dasksdnn.partition.partition import Partition
-from dasksdnn.store.reader import generations
+from dasksdnn.store.locating import generations
 
 GOLDEN = sorted((Path(__file__).resolve().parents[2] / "storage" / "golden").glob("v*/*.zarr"))
 
