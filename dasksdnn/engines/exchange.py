@@ -82,8 +82,8 @@ class Exchange:
     ----------
     routes : Routes or None
         With which compiled code makes the same exchanges itself, where the transport lets it.
-    tally : int64 array of shape (2, layers + 1, 5)
-        What they sent, and took: see `kernels.routes`.
+    tally : int64 array of shape (3, layers + 1, 5)
+        What they sent, and took, forward and back, and for sums over replicas: see `kernels.routes`.
     sent : int64 array of shape (owners,)
         Values sent to each other owner so far, both ways; compiled code counts by layer alone.
     """
@@ -92,15 +92,15 @@ class Exchange:
         self._grid, self._crossings = grid, share.crossings
         self.routes = _routes(grid, share, tile, tiles, dtype)
         layers = len(share.crossings)
-        self.tally: Array = np.zeros((2, layers + 1, COUNTED), np.int64) if self.routes is None else self.routes.tally
+        self.tally: Array = np.zeros((3, layers + 1, COUNTED), np.int64) if self.routes is None else self.routes.tally
         self.sent: Array = np.zeros(grid.owners, np.int64)
         most = 0 if self.routes is not None else _most(share) * tile * tiles
         self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
 
     @property
     def words(self) -> int:
-        """Values sent so far."""
-        return int(self.tally[:, :, WORDS].sum())
+        """Values sent to other owners so far."""
+        return int(self.tally[:2, :, WORDS].sum())
 
     def events(self) -> list[Array]:
         """What compiled code noted for a trace."""
@@ -189,7 +189,7 @@ def _routes(grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.
         requests=np.zeros((tiles, requests * wire.request), np.uint8),
         statuses=np.zeros((tiles, requests * wire.status), np.uint8),
         open=np.zeros(tiles, np.int64),
-        tally=np.zeros((2, layers + 1, COUNTED), np.int64),
+        tally=np.zeros((3, layers + 1, COUNTED), np.int64),
         events=np.zeros((wire.events, EVENT), np.int64),
         noted=np.zeros(1, np.int64),
         clock=np.zeros(2, np.int64),
@@ -274,10 +274,17 @@ class Outputs:
 
 
 class Reduction:
-    """Sums of gradients over the replicas of one owner: each sums, and applies, a range, and gives the result to the others."""
+    """Sums of gradients over the replicas of one owner: each sums, and applies, a range, and gives the result to the others.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    Parameters
+    ----------
+    grid : Grid
+    tally : int64 array of shape (layers + 1, 5)
+        Where it counts what it sends, and waits, at the first of the layers that go together.
+    """
+
+    def __init__(self, grid: Grid, tally: Array) -> None:
+        self._grid, self._tally = grid, tally
         self._others = [r for r in range(grid.replicas) if r != grid.replica]
         self._buffers: dict[tuple[int, np.dtype[np.generic]], Array] = {}
 
@@ -286,7 +293,7 @@ class Reduction:
         r, all_of_them = self._grid.replica if replica is None else replica, self._grid.replicas
         return slice(size * r // all_of_them, size * (r + 1) // all_of_them)
 
-    def add_up(self, arrays: Sequence[Array]) -> None:
+    def add_up(self, arrays: Sequence[Array], layer: int) -> None:
         """Replace this replica's range of each array by the sum of the replicas', in their order."""
         n = len(arrays)
         mine = [a[self.range(a.size)] for a in arrays]
@@ -294,6 +301,7 @@ class Reduction:
         self._exchange(
             [(r, a[self.range(a.size, r)]) for r in self._others for a in arrays],
             [(r, message) for r in self._others for message in received[r]],
+            layer,
         )
         for i, target in enumerate(mine):
             if self._grid.replica == 0:
@@ -309,21 +317,26 @@ class Reduction:
     def summed(self, values: Array) -> Array:
         """The sum of a small array over all replicas, in their order, at each of them."""
         each = {r: np.empty_like(values) for r in self._others}
-        self._exchange([(r, values) for r in self._others], list(each.items()))
+        self._exchange([(r, values) for r in self._others], list(each.items()), -1)
         total = np.zeros_like(values)
         for r in range(self._grid.replicas):
             total += each.get(r, values)
         return total
 
-    def give(self, arrays: Sequence[Array]) -> None:
+    def give(self, arrays: Sequence[Array], layer: int) -> None:
         """Give this replica's range of each array to the others, and take theirs."""
         self._exchange(
             [(r, a[self.range(a.size)]) for r in self._others for a in arrays],
             [(r, a[self.range(a.size, r)]) for r in self._others for a in arrays],
+            layer,
         )
 
-    def _exchange(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]]) -> None:
+    def _exchange(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]], layer: int) -> None:
+        began = monotonic_ns()
         _exchange(self._grid.transport, self._grid.other_replica, sends, receives)
+        self._tally[layer, WAITING] += monotonic_ns() - began
+        self._tally[layer, WORDS] += sum(message.size for _, message in sends)
+        self._tally[layer, MESSAGES] += len(sends)
 
     def _buffer(self, number: int, like: Array) -> Array:
         held = self._buffers.get((number, like.dtype))

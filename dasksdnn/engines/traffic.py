@@ -19,8 +19,9 @@ class Traffic:
 
     Attributes
     ----------
-    tally : int64 array of shape (ranks, 2, layers + 1, 5)
-        Forward (before a layer) and back; words and messages sent, nanoseconds of packing, waiting, and computing.
+    tally : int64 array of shape (ranks, 3, layers + 1, 5)
+        Forward (before a layer), back, and sums of gradients over replicas (at the first of layers that are summed together);
+        words and messages sent, nanoseconds of packing, waiting, and computing.
     itemsize : int
         Bytes of a word.
     """
@@ -30,16 +31,16 @@ class Traffic:
 
     @property
     def words(self) -> Array:
-        """Sent by each rank before each layer, forward and back: shape (ranks, 2, layers)."""
+        """Sent by each rank at each layer, forward, back, and in sums: shape (ranks, 3, layers)."""
         return self._of(WORDS)
 
     @property
     def messages(self) -> Array:
-        """Sent by each rank before each layer, forward and back: shape (ranks, 2, layers)."""
+        """Sent by each rank at each layer, forward, back, and in sums: shape (ranks, 3, layers)."""
         return self._of(MESSAGES)
 
     def seconds(self, kind: int) -> Array:
-        """Of packing, waiting or computing, shape (ranks, 2, layers)."""
+        """Of packing, waiting or computing, shape (ranks, 3, layers)."""
         return self._of(kind) / 1e9
 
     def _of(self, kind: int) -> Array:

@@ -96,7 +96,7 @@ class Trainer:
             at, rows = settings.places(widths)
             self._tape = new_tape(widths, at, rows, settings.tile, settings.tiles, store.dtype, dropout > 0)
             self.exchange = Exchange(self.grid, self.share, settings.tile, settings.tiles, store.dtype)
-            self._reduction = Reduction(self.grid)
+            self._reduction = Reduction(self.grid, self.exchange.tally[2])
             self._outputs = (
                 AllOutputs(self.grid, self.share, settings.tile, store.dtype) if self.share.owners > 1 else None
             )
@@ -206,7 +206,7 @@ class Trainer:
                 sums = [part.gradient, part.bias_gradient]
                 for gradient in sums if none else ():
                     gradient[:] = 0
-                self._reduction.add_up(sums)
+                self._reduction.add_up(sums, part.base)
 
     def _apply(self, rule: Rule, step: int, clip: Clip | None) -> None:
         """Apply the gradient that is held; where samples are split, in this rank's range, and take the others'."""
@@ -216,7 +216,7 @@ class Trainer:
             for part in sweep:
                 part.apply(rule, step, factor, self._team, self._reduction.range)
                 if self.grid.replicas > 1:
-                    self._reduction.give([part.chain.data, part.chain.bias])
+                    self._reduction.give([part.chain.data, part.chain.bias], part.base)
 
     def _norm(self) -> float:
         """Of the whole gradient, over all ranks."""
@@ -351,7 +351,7 @@ class Trainer:
         if self.grid.replicas > 1:
             with closing(self.working.sweep([(j, Need.CHANGE) for j in range(len(self.settings.slabs))])) as sweep:
                 for part in sweep:
-                    self._reduction.give([*part.moments, *part.bias_moments])
+                    self._reduction.give([*part.moments, *part.bias_moments], part.base)
 
     def values(self, window: Window, name: str) -> Array:
         """One array of a window's state; see `Working.values`."""

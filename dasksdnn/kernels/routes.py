@@ -45,7 +45,7 @@ class Routes(NamedTuple):
     requests, statuses : uint8 arrays of shape (tiles, bytes)
     open : int64 array of shape (tiles,)
         Requests of each tile that are on their way.
-    tally : int64 array of shape (2, layers + 1, 5)
+    tally : int64 array of shape (3, layers + 1, 5)
     events : int64 array of shape (events, 6)
         The first that happened; none where nobody asked for a trace.
     noted : int64 array of shape (1,)

@@ -259,7 +259,7 @@ class Run:
             raise
         peak = max(gather(self.grid.transport, host.peak_resident()))
         plan = {**self.plan.as_dict(), "peak_rss_bytes": peak}
-        if self.grid.owners > 1:
+        if self.grid.owners * self.grid.replicas > 1:
             tally = self.tally + self.trainer.exchange.tally
             plan["traffic"] = gather_traffic(self.grid, tally, self.store.dtype.itemsize).as_dict()
         return History(tuple(self.history), plan, tuple(self.changes))

@@ -190,6 +190,23 @@ def test_ranks_send_exactly_what_the_plan_names(folder, ran):
         np.testing.assert_array_equal(moved[:, 1], got.T * steps)
 
 
+def test_sums_over_replicas_are_counted(folder, ran):
+    """A step sums each gradient and gives its new weight to the others; a checkpoint gives Adam's two moments."""
+    ranks, kept = ran
+    history = kept["train", "samples", 1]
+    if ranks == 1:
+        assert "traffic" not in history["plan"]
+        return
+    sums = np.array(history["plan"]["traffic"]["bytes"])[:, 2] // 4
+    store = sdnn.open_store(folder / "trained.zarr")
+    once = (ranks - 1) * (store.edges + sum(store.widths[1:]))
+    steps = sum(epoch["steps"] for epoch in history["epochs"])
+    checkpoints, rest = divmod(int(sums.sum()) - 2 * steps * once, 2 * once)
+    assert rest == 0
+    assert 1 <= checkpoints <= 3
+    assert not np.array(history["plan"]["traffic"]["bytes"])[:, :2].any()
+
+
 def test_dead_samples_are_not_sent(tmp_path):
     """Half of the samples are zero: zero stays zero, and nobody sends anything of them."""
     rng = np.random.default_rng(0)
