@@ -108,7 +108,7 @@ def test_workers_that_come_and_go(tmp_path, new_cluster, net, data, strategy, wh
     client = new_cluster(workers=2)
     for name in ("one", "many"):
         sdnn.save(net, tmp_path / f"{name}.zarr", partition=random_partition(net, 4))
-    options = {**OPTIONS, "epochs": 12}
+    options = {**OPTIONS, "epochs": 6}
     right = sdnn.train(tmp_path / "one.zarr", x, y, **options)
     acts = {
         "kill": lambda: os.kill(max(pids(client).values()), signal.SIGKILL),
