@@ -36,6 +36,7 @@ PUBLIC = {
 MADE = {"dasksdnn.Store", "dasksdnn.DaskSDNNError"}
 #: What the examples of a name, or of a module, need beside the package.
 NEEDS = {
+    "dasksdnn.dashboard": "bokeh",
     "dasksdnn.from_torch": "torch",
     "dasksdnn.to_torch": "torch",
     "dasksdnn.sources.onnx.from_onnx": "onnx",
@@ -113,6 +114,8 @@ def test_results(name):
 @pytest.mark.parametrize("module", MODULES)
 def test_other_examples(module, tmp_path, monkeypatch):
     """Examples of what is not public, which may use their module's names."""
+    if module in NEEDS:
+        pytest.importorskip(NEEDS[module], reason=f"{NEEDS[module]} is not installed, which the example needs")
     public = {find(name).__doc__ for name in PUBLIC}
     monkeypatch.chdir(tmp_path)
     for test in doctest.DocTestFinder().find(import_module(module), module):

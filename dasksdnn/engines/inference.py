@@ -155,7 +155,7 @@ def plan(
     >>> import dasksdnn as sdnn, tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> store = sdnn.save(sdnn.radixnet(neurons=64, layers=4), folder.name + "/net.zarr")
-    >>> sdnn.plan(store, samples=1000, memory="1 GiB").chosen.strategy
+    >>> sdnn.plan(store, samples=1000, memory="8 GiB").chosen.strategy
     'weights stay'
     >>> folder.cleanup()
     """
