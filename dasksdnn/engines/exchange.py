@@ -67,6 +67,11 @@ class Grid:
         return count * self.replica // self.replicas, count * (self.replica + 1) // self.replicas
 
 
+def new_tally(layers: int) -> Array:
+    """Counters of a rank, at zero: int64 of shape (3, layers + 1, 5); forward, back, and sums over replicas."""
+    return np.zeros((3, layers + 1, COUNTED), np.int64)
+
+
 class Exchange:
     """Expands and folds between the owners of one replica, in buffers that are made once.
 
@@ -92,7 +97,7 @@ class Exchange:
         self._grid, self._crossings = grid, share.crossings
         self.routes = _routes(grid, share, tile, tiles, dtype)
         layers = len(share.crossings)
-        self.tally: Array = np.zeros((3, layers + 1, COUNTED), np.int64) if self.routes is None else self.routes.tally
+        self.tally: Array = new_tally(layers) if self.routes is None else self.routes.tally
         self.sent: Array = np.zeros(grid.owners, np.int64)
         most = 0 if self.routes is not None else _most(share) * tile * tiles
         self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
@@ -189,7 +194,7 @@ def _routes(grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.
         requests=np.zeros((tiles, requests * wire.request), np.uint8),
         statuses=np.zeros((tiles, requests * wire.status), np.uint8),
         open=np.zeros(tiles, np.int64),
-        tally=np.zeros((3, layers + 1, COUNTED), np.int64),
+        tally=new_tally(layers),
         events=np.zeros((wire.events, EVENT), np.int64),
         noted=np.zeros(1, np.int64),
         clock=np.zeros(2, np.int64),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dasksdnn.engines.exchange import Exchange, Grid, exchange_between
+from dasksdnn.engines.exchange import Exchange, Grid, exchange_between, new_tally
 from dasksdnn.engines.fates import Sink
 from dasksdnn.engines.loading import Slab
 from dasksdnn.engines.shares import Share
@@ -23,7 +23,7 @@ from dasksdnn.engines.transport import gather
 from dasksdnn.kernels.chain import run_chain
 from dasksdnn.kernels.panels import alive_columns, new_panel
 from dasksdnn.kernels.relay import relay
-from dasksdnn.kernels.routes import COMPUTING, COUNTED
+from dasksdnn.kernels.routes import COMPUTING
 from dasksdnn.kernels.rows import pack_columns
 from dasksdnn.kernels.team import Team
 from dasksdnn.network import Array
@@ -54,7 +54,7 @@ class Passage(Protocol):
     buffers : sequence of arrays of shape (rows, tile)
     free : list of int
         Those of them that panels may take at the beginning.
-    tally : int64 array of shape (2, layers + 1, 5)
+    tally : int64 array of shape (3, layers + 1, 5)
         What layers took so far, by the first of those that are computed together: see `kernels.routes`.
     """
 
@@ -89,7 +89,7 @@ class Alone:
         self._spare = list(range(settings.panels, count))
         self._widths = store.widths
         # Threads would lose each other's additions to one.
-        self._tallies: Array = np.zeros((settings.workers, 2, len(store) + 1, COUNTED), np.int64)
+        self._tallies: Array = np.zeros((settings.workers, *new_tally(len(store)).shape), np.int64)
 
     @property
     def tally(self) -> Array:

@@ -25,12 +25,11 @@ from dasksdnn.engines.cluster import mailbox
 from dasksdnn.engines.cluster.peers import join
 from dasksdnn.engines.cluster.telemetry import Counters, counting, facts_of, is_watched, tell_crew, told
 from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
-from dasksdnn.engines.exchange import Grid
+from dasksdnn.engines.exchange import Grid, new_tally
 from dasksdnn.engines.loading import sizes_of
 from dasksdnn.engines.shares import grouped, share_of, whole
 from dasksdnn.errors import ClusterError, DaskSDNNError, PeerLostError
 from dasksdnn.events import Listener, Progress
-from dasksdnn.kernels.routes import COUNTED
 from dasksdnn.plan.comm import words_between
 from dasksdnn.plan.ranks import Layout, choose_layout
 from dasksdnn.plan.training import Ranks
@@ -336,7 +335,7 @@ def _counted(worker: Any, work: Work, rank: int, run: Run) -> AbstractContextMan
     if work.watched is None:
         return nullcontext()
     layers = len(run.store)
-    none = Counters(np.zeros((2, layers + 1, COUNTED), np.int64), np.zeros(work.ranks.owners, np.int64))
+    none = Counters(new_tally(layers), np.zeros(work.ranks.owners, np.int64))
 
     def counters() -> Counters:
         engine = run.engine  # another one, where the pattern has changed; none in between

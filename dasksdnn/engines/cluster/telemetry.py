@@ -98,7 +98,7 @@ class Counters:
 
     Attributes
     ----------
-    tally : int64 array of shape (2, layers + 1, 5)
+    tally : int64 array of shape (3, layers + 1, 5)
         See `kernels.routes`.
     sent : int64 array of shape (owners,)
         Words sent to each other owner.
