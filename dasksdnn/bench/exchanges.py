@@ -157,7 +157,7 @@ class _Learning:
         self._told = began, monotonic_ns()
 
     def run(self) -> Taken:
-        tally = self._trainer.exchange.tally
+        tally = self._trainer.exchange.tally[:2]
         before, began = tally[:, :, COMPUTING].sum(axis=1), monotonic_ns()
         self._trainer.step(self._x, self._outputs, SGD(RATE), 1)
         ended = monotonic_ns()
