@@ -118,7 +118,7 @@ def _traffic(record: Record) -> str:
     took = {f"rank {r}": [sum(map(sum, traffic[name][r])) for name in kinds.values()] for r in ranks}
     sent = {f"rank {r}": [sum(map(sum, traffic["bytes"][r])) / 1e6] for r in ranks}
     layers = [
-        sum(traffic["bytes"][r][d][k] for r in ranks for d in (0, 1)) / 1e6 for k in range(len(traffic["bytes"][0][0]))
+        sum(way[k] for r in ranks for way in traffic["bytes"][r]) / 1e6 for k in range(len(traffic["bytes"][0][0]))
     ]
     return section(
         "Ranks",
