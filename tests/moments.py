@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 
-class Moments:
+
+class Moments(ABC):
     """Subclasses say in `tick` what happens at a moment."""
 
+    @abstractmethod
     def tick(self):
-        raise NotImplementedError
+        """Do what is to happen."""
 
     def hook(self, function):
         """The same function, with a moment before and one behind it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ return unit ? `${+(tick / unit[0]).toPrecision(3)} ${unit[1]}` : `${+tick.toPrec
 """
 
 
-class Panel:
+class Panel(ABC):
     """A figure, and how it follows a state.
 
     Parameters
@@ -61,15 +62,15 @@ class Panel:
         """What the figure's ranges are at first."""
         return {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
 
+    @abstractmethod
     def draw(self) -> None:
         """Make sources and glyphs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self, run: RunState) -> str:
         """Bring sources up to date; returns what the title is to say."""
-        raise NotImplementedError
 
-    def clear(self) -> None:
+    def clear(self) -> None:  # noqa: B027 - most panels have nothing to forget
         """Forget the run before."""
 
     def update(self) -> None:

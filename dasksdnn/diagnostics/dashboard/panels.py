@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from time import time
 from typing import Any, ClassVar
 
@@ -136,9 +137,9 @@ class _Words(Panel):
         self._colours.high = max(1, int(run.measured.max()), int(run.expected.max()))
         return f"{sum(values):,}"
 
+    @abstractmethod
     def words(self, run: RunState) -> Any:
         """The matrix."""
-        raise NotImplementedError
 
 
 class Planned(_Words):
