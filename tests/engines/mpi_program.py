@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mpi4py import MPI
 
 import dasksdnn as sdnn
 from dasksdnn.errors import MemoryBudgetError
@@ -80,5 +79,8 @@ def least_budget(run):
 
 
 if __name__ == "__main__":
+    # Here, for the tests that import the tables above must not open MPI's sockets in their process.
+    from mpi4py import MPI
+
     np.seterr(all="raise", under="ignore")
     main(Path(sys.argv[1]))
