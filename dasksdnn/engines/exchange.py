@@ -99,8 +99,8 @@ class Exchange:
         layers = len(share.crossings)
         self.tally: Array = new_tally(layers) if self.routes is None else self.routes.tally
         self.sent: Array = np.zeros(grid.owners, np.int64)
-        most = 0 if self.routes is not None else _most(share) * tile * tiles
-        self._out, self._in = np.empty(most, dtype), np.empty(most, dtype)
+        self._most = 0 if self.routes is not None else _most(share) * tile
+        self._out, self._in = (np.empty(self._most * tiles, dtype) for _ in range(2))
 
     @property
     def words(self) -> int:
@@ -113,18 +113,36 @@ class Exchange:
 
     def expand(self, panels: Panels, k: int) -> None:
         """Complete input panels of layer `k` (0-based), whose own rows are there."""
+        self.depart(panels, k)()
+
+    def depart(self, panels: Panels, k: int, at: int = 0) -> Callable[[], None]:
+        """Begin to complete input panels; returns what waits for the end, and completes them.
+
+        Parameters
+        ----------
+        panels : sequence of (panel, columns)
+        k : int
+        at : int
+            So many tiles are under way in other expands, begun before this one.
+        """
         began, crossing = monotonic_ns(), self._crossings[k]
         ranges = [(sender, np.arange(first, last)) for sender, first, last in crossing.receives]
         count = sum(columns for _, columns in panels)
-        sends, receives = _cut(self._out, crossing.sends, count), _cut(self._in, ranges, count)
+        sends = _cut(self._out[at * self._most :], crossing.sends, count)
+        receives = _cut(self._in[at * self._most :], ranges, count)
         for (_, rows), (_, message) in zip(crossing.sends, sends, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 pack(panel, rows, part)
-        began = self._move(sends, receives, self.tally[0, k], began)
-        for (_, first, last), (_, message) in zip(crossing.receives, receives, strict=True):
-            for panel, part in _tiles(panels, message, last - first):
-                unpack(part, panel, first)
-        self.tally[0, k, PACKING] += monotonic_ns() - began
+        arrive = self._start(sends, receives, self.tally[0, k], began)
+
+        def complete() -> None:
+            began = arrive()
+            for (_, first, last), (_, message) in zip(crossing.receives, receives, strict=True):
+                for panel, part in _tiles(panels, message, last - first):
+                    unpack(part, panel, first)
+            self.tally[0, k, PACKING] += monotonic_ns() - began
+
+        return complete
 
     def fold(self, panels: Panels, k: int) -> None:
         """Send partial sums in the received rows of input panels of layer `k` back, and add up what comes for the own ones."""
@@ -135,24 +153,33 @@ class Exchange:
         for (_, rows), (_, message) in zip(ranges, sends, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 pack(panel, rows, part)
-        began = self._move(sends, receives, self.tally[1, k], began)
+        began = self._start(sends, receives, self.tally[1, k], began)()
         for (_, rows), (_, message) in zip(crossing.sends, receives, strict=True):
             for panel, part in _tiles(panels, message, rows.size):
                 add_up(part, panel, rows)
         self.tally[1, k, PACKING] += monotonic_ns() - began
 
-    def _move(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]], tally: Array, began: int) -> int:
-        """Exchange what has been packed since `began`; returns the time."""
+    def _start(
+        self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]], tally: Array, began: int
+    ) -> Callable[[], int]:
+        """Begin to exchange what has been packed since `began`; returns what waits for the end and gives its time."""
         packed = monotonic_ns()
-        exchange_between(self._grid, sends, receives)
-        ended = monotonic_ns()
+        finish = _start(self._grid.transport, self._grid.other_owner, sends, receives)
         for to, message in sends:
             self.sent[to] += message.size
             tally[WORDS] += message.size
         tally[MESSAGES] += len(sends)
         tally[PACKING] += packed - began
-        tally[WAITING] += ended - packed
-        return ended
+        tally[WAITING] += monotonic_ns() - packed
+
+        def arrive() -> int:
+            began = monotonic_ns()
+            finish()
+            ended = monotonic_ns()
+            tally[WAITING] += ended - began
+            return ended
+
+        return arrive
 
 
 def _most(share: Share) -> int:
@@ -203,17 +230,17 @@ def _routes(grid: Grid, share: Share, tile: int, tiles: int, dtype: np.dtype[np.
 
 def exchange_between(grid: Grid, sends: Iterable[tuple[int, Array]], receives: Iterable[tuple[int, Array]]) -> None:
     """Exchange arrays with other owners of the same replica; what is empty is not sent."""
-    _exchange(grid.transport, grid.other_owner, sends, receives)
+    _start(grid.transport, grid.other_owner, sends, receives)()
 
 
-def _exchange(
+def _start(
     transport: Transport,
     rank: Callable[[int], int],
     sends: Iterable[tuple[int, Array]],
     receives: Iterable[tuple[int, Array]],
-) -> None:
-    """Exchange what is not empty."""
-    transport.exchange(
+) -> Callable[[], None]:
+    """Begin to exchange what is not empty; see `Transport.start`."""
+    return transport.start(
         [(rank(to), message) for to, message in sends if message.size],
         [(rank(source), message) for source, message in receives if message.size],
     )
@@ -338,7 +365,7 @@ class Reduction:
 
     def _exchange(self, sends: list[tuple[int, Array]], receives: list[tuple[int, Array]], layer: int) -> None:
         began = monotonic_ns()
-        _exchange(self._grid.transport, self._grid.other_replica, sends, receives)
+        _start(self._grid.transport, self._grid.other_replica, sends, receives)()
         self._tally[layer, WAITING] += monotonic_ns() - began
         self._tally[layer, WORDS] += sum(message.size for _, message in sends)
         self._tally[layer, MESSAGES] += len(sends)

@@ -29,8 +29,13 @@ from dasksdnn.kernels import relay
 from dasksdnn.kernels import rows as row_kernels
 from dasksdnn.network import Array
 from dasksdnn.plan.memory import Settings, Sizes, largest_sizes
-from dasksdnn.plan.schedule import Plan, plan_inference
+from dasksdnn.plan.schedule import STRIP, Plan, plan_inference
 from dasksdnn.store.reader import Store
+
+#: Panels that go together where compiled code sends: a panel's messages leave as soon as it is computed.
+SENT_AT_ONCE = 4
+#: Elsewhere a message is work for Python, and a few long ones pass more bytes: half of a group's is to be about so long.
+MESSAGE, MOST = 12 << 20, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,8 @@ class Member:
             min(r.threads for r in every),
             min(r.caches for r in every),
         )
-        self.plan: Plan = plan_share(largest_sizes(sizes), max(words), max(routing), grid.owners, least, task)
+        at_once = grid.transport.wire is not None
+        self.plan: Plan = plan_share(largest_sizes(sizes), max(words), max(routing), grid.owners, least, task, at_once)
         self.passage: Together | None = None
         if grid.owners > 1:
             self.passage = Together(self.share, grid, self.plan.settings, task.rows)
@@ -186,8 +192,8 @@ class Member:
 
 
 def words_held(share: Share) -> int:
-    """Values of a sample for which messages of one layer need room, both ways."""
-    return 2 * max(max(c.words, int(c.received.size)) for c in share.crossings)
+    """Values of a sample for which messages of one layer need room: those that leave, are under way, and have come."""
+    return 3 * max(max(c.words, int(c.received.size)) for c in share.crossings)
 
 
 def routes_bytes(share: Share) -> int:
@@ -195,7 +201,7 @@ def routes_bytes(share: Share) -> int:
     return 8 * sum(c.words for c in share.crossings)
 
 
-def plan_share(sizes: Sizes, words: int, routing: int, owners: int, limits: Room, task: Task) -> Plan:
+def plan_share(sizes: Sizes, words: int, routing: int, owners: int, limits: Room, task: Task, at_once: bool) -> Plan:
     """Plan a member's run.
 
     Parameters
@@ -207,6 +213,8 @@ def plan_share(sizes: Sizes, words: int, routing: int, owners: int, limits: Room
     owners : int
     limits : Room
     task : Task
+    at_once : bool
+        Compiled code sends.
     """
     dataset, itemsize = task.dataset, sizes.itemsize
     row = int(dataset.features) * itemsize
@@ -225,5 +233,13 @@ def plan_share(sizes: Sizes, words: int, routing: int, owners: int, limits: Room
         input_bytes=lambda n: int(dataset.block_bytes(n)) + n * row,
         output_bytes=output_bytes,
         rows=max(1, min(int(dataset.block), BLOCK_BYTES // row)),
-        together=owners > 1,
+        together=_groups(words, at_once) if owners > 1 else (),
     )
+
+
+def _groups(words: int, at_once: bool) -> list[int]:
+    """Panels that may go together, the best first."""
+    if at_once:
+        return [SENT_AT_ONCE]
+    most = max(1, min(MOST, 2 * MESSAGE // max(1, words // 3 * STRIP)))
+    return [max(1, most // part) for part in (1, 4, 16)]

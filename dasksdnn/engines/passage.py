@@ -189,13 +189,26 @@ class Together:
                 for i, panel in enumerate(panels):
                     panel.place, self._spare[i] = self._spare[i], panel.place
             return
-        for stage in self._share.stages(*span):
-            if stage[0] in self._share.meets:
-                self.exchange.expand([(self.buffers[p.place], p.count) for p in panels], stage[0])
-            began = monotonic_ns()
-            for i, panel in enumerate(panels):
-                self._spare[i] = _through(slab, stage, panel, self._spare[i], self.buffers, team)
-            self.exchange.tally[0, stage[0], COMPUTING] += monotonic_ns() - began
+        # Half of the panels are computed while the messages of the others travel.
+        half = -(-len(panels) // 2)
+        halves = [(at, panels[at : at + half]) for at in range(0, len(panels), half)]
+        stages = list(self._share.stages(*span))
+        arriving = [self._depart(some, stages[0], at) for at, some in halves]
+        for stage, after in zip(stages, [*stages[1:], None], strict=True):
+            for n, (at, some) in enumerate(halves):
+                arriving[n]()
+                began = monotonic_ns()
+                for i, panel in enumerate(some, at):
+                    self._spare[i] = _through(slab, stage, panel, self._spare[i], self.buffers, team)
+                self.exchange.tally[0, stage[0], COMPUTING] += monotonic_ns() - began
+                if after is not None:
+                    arriving[n] = self._depart(some, after, at)
+
+    def _depart(self, panels: list[Panel], stage: tuple[int, int], at: int) -> Callable[[], None]:
+        """Begin to complete what a stage needs of panels; `at` panels of the group come before them."""
+        if stage[0] not in self._share.meets:
+            return lambda: None
+        return self.exchange.depart([(self.buffers[p.place], p.count) for p in panels], stage[0], at)
 
     def alive(self, panels: list[Panel], k: int) -> list[Array]:
         """See `Passage`."""

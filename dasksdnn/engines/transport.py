@@ -7,7 +7,7 @@ were sent.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,14 +55,12 @@ class Transport(Protocol):
     sent: int
     wire: Wire | None
 
-    def send(self, to: int, values: Array) -> None:
-        """Send a C-contiguous array of any dtype, whose memory may be reused on return. May wait for the receiver."""
+    def start(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> Callable[[], None]:
+        """Begin to exchange C-contiguous arrays of any dtype; what is received has to be of its target's size.
 
-    def receive(self, source: int, out: Array) -> None:
-        """Wait for the next message of `source`, and put it into `out`, which has to be of its size."""
-
-    def exchange(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> None:
-        """All of these at once: no two ranks wait for each other, however large the messages."""
+        Returns what waits for the end: until then, none of the arrays may be touched. No two ranks wait for each other,
+        however large the messages, where each ends its exchanges in the order in which it started them.
+        """
 
     def close(self) -> None:
         """Give everything back; who still waits for a message of this rank gets an error."""
@@ -74,21 +72,19 @@ class Alone:
     rank, size, sent = 0, 1, 0
     wire: Wire | None = None
 
-    def send(self, to: int, values: Array) -> None:
-        """See `Transport`."""
-        raise ValueError("a run of one rank has nobody to send to")
-
-    def receive(self, source: int, out: Array) -> None:
-        """See `Transport`."""
-        raise ValueError("a run of one rank has nobody to receive from")
-
-    def exchange(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> None:
+    def start(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> Callable[[], None]:
         """See `Transport`."""
         if sends or receives:
             raise ValueError("a run of one rank has nobody to exchange with")
+        return lambda: None
 
     def close(self) -> None:
         """See `Transport`."""
+
+
+def exchange(transport: Transport, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> None:
+    """All of these at once, from the start to the end."""
+    transport.start(sends, receives)()
 
 
 def gather(transport: Transport, value: Any) -> list[Any]:
@@ -98,9 +94,9 @@ def gather(transport: Transport, value: Any) -> list[Any]:
     others = [rank for rank in range(transport.size) if rank != transport.rank]
     mine: Array = np.frombuffer(pickle.dumps(value), np.uint8)
     length, lengths = np.array([mine.size], np.int64), {rank: np.zeros(1, np.int64) for rank in others}
-    transport.exchange([(rank, length) for rank in others], list(lengths.items()))
+    exchange(transport, [(rank, length) for rank in others], list(lengths.items()))
     found = {rank: np.empty(int(lengths[rank][0]), np.uint8) for rank in others}
-    transport.exchange([(rank, mine) for rank in others], list(found.items()))
+    exchange(transport, [(rank, mine) for rank in others], list(found.items()))
     return [value if rank == transport.rank else pickle.loads(found[rank].data) for rank in range(transport.size)]
 
 

@@ -6,7 +6,7 @@ flight, the less is read. Where they stay, a few panels a thread are enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -146,7 +146,7 @@ def plan_inference(
     input_bytes: Callable[[int], int],
     output_bytes: Callable[[Settings], int],
     rows: int,
-    together: bool = False,
+    together: Sequence[int] = (),
 ) -> Plan:
     """Choose how to run inference on one machine.
 
@@ -168,8 +168,9 @@ def plan_inference(
         Bytes that the sink holds under given settings.
     rows : int
         Samples at a time that suit the dataset.
-    together : bool
-        For an owner of parts: all threads share the rows of a panel, and panels go in groups.
+    together : sequence of int
+        For an owner of parts, whose threads all share the rows of a panel: how many panels may go together, at most, the
+        best first.
 
     Raises
     ------
@@ -194,7 +195,7 @@ def plan_inference(
 
     ways = list(_settings(sizes, samples, threads, caches, rows))
     if together:
-        ways = [_together(settings, samples) for settings in ways]
+        ways = [way for settings in ways for way in _together(settings, samples, together)]
     smallest = min(project(settings).total for settings in ways)
     candidates = tuple(price(_fill(settings, project, budget, samples, sizes)) for settings in ways)
     fitting = [c for c in candidates if c.fits]
@@ -267,15 +268,12 @@ def _settings(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int],
     yield Settings(NARROWEST, 1, single, False, False, 1, NARROWEST)
 
 
-#: Panels that go together: while one's messages fly, the others are computed.
-GROUP = 4
-
-
-def _together(settings: Settings, samples: int) -> Settings:
+def _together(settings: Settings, samples: int, groups: Sequence[int]) -> Iterator[Settings]:
     """The same for an owner of parts; the way that needs least memory keeps one panel."""
     least = settings.threads == 1 and settings.tile == NARROWEST and not settings.resident
-    group = 1 if least else min(GROUP, max(1, -(-samples // settings.tile)))
-    return replace(settings, team=settings.threads, group=group, panels=max(settings.panels, group))
+    most = -(-samples // settings.tile)
+    for group in [1] if least else dict.fromkeys(max(1, min(group, most)) for group in groups):
+        yield replace(settings, team=settings.threads, group=group, panels=max(settings.panels, group))
 
 
 def _fill(

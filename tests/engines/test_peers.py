@@ -14,6 +14,7 @@ import pytest
 from clusters import pids, until
 
 from dasksdnn.engines.cluster import mailbox
+from dasksdnn.engines.transport import exchange
 from dasksdnn.kernels import ring
 
 RING = 4 << 20
@@ -134,7 +135,7 @@ def random_exchange(peers, seed, most):
         sizes = np.random.default_rng([seed, number]).integers(0, most, (peers.size, peers.size, 2)).tolist()
         sends = [(to, content(peers.rank, to, i, sizes[peers.rank][to][i])) for to in others for i in range(2)]
         receives = [(source, np.zeros(sizes[source][peers.rank][i], np.uint8)) for source in others for i in range(2)]
-        peers.exchange(sends, receives)
+        exchange(peers, sends, receives)
         for n, (source, out) in enumerate(receives):
             assert np.array_equal(out, content(source, peers.rank, n % 2, out.size)), (number, source)
     return peers.shared
@@ -154,7 +155,7 @@ def around(peers, size):
     """All send to the next rank more than what lies between them can hold."""
     to, source = (peers.rank + 1) % peers.size, (peers.rank - 1) % peers.size
     out = np.zeros(size)
-    peers.exchange([(to, np.full(size, peers.rank + 1.0))], [(source, out)])
+    exchange(peers, [(to, np.full(size, peers.rank + 1.0))], [(source, out)])
     return bool((out == source + 1).all()), peers.sent
 
 
@@ -176,25 +177,45 @@ def in_order(peers):
         buffer = np.zeros((2, 3), np.int64)
         for number in range(200):
             buffer[:] = number
-            peers.send(other, buffer)  # its memory is used again at once
+            exchange(peers, [(other, buffer)], [])  # its memory is used again at once
         return True
     out, seen = np.zeros((2, 3), np.int64), []
     for _ in range(200):
-        peers.receive(other, out)
+        exchange(peers, [], [(other, out)])
         seen.append(out[1, 2])
     return seen == list(range(200))
+
+
+def several_under_way(peers, size):
+    """Exchanges that are started together, the later ones before the first has ended, and ended in order."""
+    other, outs = 1 - peers.rank, [np.zeros(size) for _ in range(3)]
+    ends = [
+        peers.start([(other, np.full(size, 10.0 * peers.rank + n))], [(other, out)]) for n, out in enumerate(outs)
+    ]  # fmt: skip
+    found = []
+    for end, out in zip(ends, outs, strict=True):
+        end()
+        found.append(bool((out == 10 * other + len(found)).all()))
+        end()  # once more does nothing
+    return found
+
+
+@both
+@pytest.mark.parametrize("size", [1, 3 * RING // 8 + 5], ids=["small", "large"])
+def test_several_under_way(cluster, shared, size):
+    assert results(start(cluster, several_under_way, shared, size=size)) == [[True] * 3] * 2
 
 
 def leaves_at_once(peers):
     """What a rank sent before it left still arrives."""
     if peers.rank == 0:
         for number in range(3):
-            peers.send(1, np.full(400_000, number, np.float32))
+            exchange(peers, [(1, np.full(400_000, number, np.float32))], [])
         return True
     sleep(0.6)  # longer than ranks take to look whether others are there
     found = np.zeros((3, 400_000), np.float32)
     for out in found:
-        peers.receive(0, out)
+        exchange(peers, [], [(0, out)])
     return found[:, -1].tolist() == [0, 1, 2]
 
 
@@ -208,10 +229,10 @@ def test_who_leaves_is_heard_to_the_end(cluster, shared):
 
 def wrong_size(peers):
     if peers.rank == 0:
-        peers.send(1, np.zeros(5))
+        exchange(peers, [(1, np.zeros(5))], [])
         return
     with pytest.raises(ValueError, match="rank 0 sent 40 bytes to rank 1, which expects 24"):
-        peers.receive(0, np.zeros(3))
+        exchange(peers, [], [(0, np.zeros(3))])
 
 
 @both
@@ -222,7 +243,7 @@ def test_another_size_is_an_error_that_names_both(cluster, shared):
 def test_a_strided_array_is_refused(cluster):
     def strided(peers):
         with pytest.raises(ValueError, match="contiguous"):
-            peers.send(1 - peers.rank, np.zeros((4, 4))[:, 1])
+            exchange(peers, [(1 - peers.rank, np.zeros((4, 4))[:, 1])], [])
 
     results(start(cluster, strided))
 
@@ -234,15 +255,15 @@ def until_lost(peers, sends=False):
     ready = np.zeros(1)
     for rank in range(peers.size):
         if rank != peers.rank:
-            peers.send(rank, ready)
+            exchange(peers, [(rank, ready)], [])
     if peers.rank == 0:
         sleep(60)
     try:
         while True:
             if sends:
-                peers.send(0, np.zeros(1 << 20))
+                exchange(peers, [(0, np.zeros(1 << 20))], [])
             else:
-                peers.receive(0, ready)
+                exchange(peers, [], [(0, ready)])
     except PeerLostError as error:
         return str(error)
 
@@ -281,7 +302,7 @@ def told_to_end(peers):
     from dasksdnn.errors import PeerLostError
 
     try:
-        peers.receive(1 - peers.rank, np.zeros(1))
+        exchange(peers, [], [(1 - peers.rank, np.zeros(1))])
     except PeerLostError as error:
         return str(error)
 
@@ -302,7 +323,7 @@ def early(peers):
     from dasksdnn.errors import PeerLostError
 
     try:
-        peers.receive(0, np.zeros(1))
+        exchange(peers, [], [(0, np.zeros(1))])
     except PeerLostError as error:
         return str(error)
 

@@ -277,7 +277,7 @@ def abort(names: tuple[str, ...]) -> None:
 
 
 def attend(dask_worker: Any) -> None:
-    """Let a worker take posts of owners elsewhere, before any of its own tasks runs."""
+    """Let a worker take what owners elsewhere send, before any of its own tasks runs."""
     mailbox.attend(dask_worker)
 
 

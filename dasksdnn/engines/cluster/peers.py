@@ -1,7 +1,7 @@
 """Long-lived tasks that send each other arrays: through a ring of shared memory on one host, else through their workers' comms.
 
     rank 0   [ ring to 1 ]==> rank 1        one host: a memory file that has no name, mapped by both
-    rank 0   post ~~ comm ~~> box, rank 2   another host
+    rank 0   stream ~ comm ~> box, rank 2   another host
 
 Who waits looks now and then whether the other is still there, and whether the run was told to end; so a rank that dies ends
 all others, promptly.
@@ -13,9 +13,10 @@ import asyncio
 import mmap
 import os
 import select
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, wait
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, sleep
 from typing import Any
@@ -23,17 +24,17 @@ from typing import Any
 import numpy as np
 
 from dasksdnn.compiling import warm_up
-from dasksdnn.engines.cluster.mailbox import OPERATION, Box, aborted, attend, boxes
+from dasksdnn.engines.cluster.mailbox import NOTE, Box, Stream, aborted, attend, boxes
 from dasksdnn.engines.transport import Wire
 from dasksdnn.errors import PeerLostError
 from dasksdnn.kernels import ring
 from dasksdnn.network import Array
 
-#: Bytes of a ring, and of a post.
-RING, POST = 4 << 20, 4 << 20
+#: Bytes of a ring.
+RING = 4 << 20
 #: Seconds to wait for the other ranks to join, and between looks at whether they are still there.
 JOINING, LOOK = 60.0, 0.25
-#: Seconds that who closes waits, at most, for what it posted last to be taken.
+#: Seconds that who closes waits, at most, for what it sent last to be taken.
 CLOSING = 5.0
 #: Seconds that who waits keeps its processor busy, and the longest that it then sleeps.
 SPIN, NAP = 0.005, 0.001
@@ -60,11 +61,16 @@ class Peers:
         self._out: dict[int, Array] = {}
         self._in: dict[int, Array] = {}
         self._processes: dict[int, int] = {}
-        self._posts: dict[int, Future[Any]] = {}
-        self._knocks: dict[int, Future[Any]] = {}
+        self._streams: dict[int, Stream] = {}
+        #: What has been started and has not ended, by rank; messages to streams are theirs.
+        self._leaving: dict[int, deque[_Message]] = {r: deque() for r in self._others}
+        self._coming: dict[int, deque[_Message]] = {r: deque() for r in self._others}
         self._looked = 0.0
         try:
             self._join(shared)
+            for r in self._others:
+                if r not in self._out:
+                    self._streams[r] = Stream(worker, addresses[r], (run, rank, r), self._wake)
         except BaseException:
             self.close()
             raise
@@ -102,9 +108,10 @@ class Peers:
 
     def _note(self, to: int, kind: str, value: Any) -> None:
         """Leave a note, as soon as the other has a box."""
-        end = monotonic() + JOINING
+        what = {"run": self.run, "source": self.rank, "to": to, "kind": kind, "value": value}
+        end, loop = monotonic() + JOINING, self._worker.loop.asyncio_loop
         while True:
-            post = self._post(to, kind, value)
+            post = asyncio.run_coroutine_threadsafe(_deliver(self._worker, self._addresses[to], what), loop)
             # The other may join, do its work and close before the answer comes: that it has closed is no error here.
             while not wait([post], LOOK).done:
                 self._check_run()
@@ -121,92 +128,73 @@ class Peers:
                 self._check(source, "did not join the run", end)
             return box.notes[kind]
 
-    def _post(self, to: int, kind: str, value: Any) -> Future[Any]:
-        what = {"run": self.run, "source": self.rank, "to": to, "kind": kind, "value": value}
-        return asyncio.run_coroutine_threadsafe(_deliver(self._worker, self._addresses[to], what), self._loop)
-
-    @property
-    def _loop(self) -> Any:
-        return self._worker.loop.asyncio_loop
-
     # -- messages
 
-    def send(self, to: int, values: Array) -> None:
+    def start(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> Callable[[], None]:
         """See `Transport`."""
-        self.exchange([(to, values)], [])
-
-    def receive(self, source: int, out: Array) -> None:
-        """See `Transport`."""
-        self.exchange([], [(source, out)])
-
-    def exchange(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> None:
-        """See `Transport`."""
-        leaving: dict[int, list[Array]] = {}
-        coming: dict[int, list[Array]] = {}
-        for waiting, messages in ((leaving, sends), (coming, receives)):
-            for other, values in messages:
+        messages = []
+        for others, way in ((sends, self._leaving), (receives, self._coming)):
+            for r, values in others:
                 if not values.flags.c_contiguous:
                     raise ValueError("a message has to be a contiguous array")
-                waiting.setdefault(other, []).append(values.reshape(-1).view(np.uint8))
+                message = _Message(r, values.reshape(-1).view(np.uint8), way is self._leaving)
+                messages.append(message)
+                if message.leaves and r in self._streams:
+                    self._streams[r].send(message.values, message.end)
+                else:
+                    way[r].append(message)
         self.sent += sum(values.nbytes for _, values in sends)
-        at = {(r, out): -ring.LENGTH for waiting, out in ((leaving, True), (coming, False)) for r in waiting}
-        since, nap = monotonic(), 0.0
-        while leaving or coming:
-            moved = 0
-            for waiting, out in ((leaving, True), (coming, False)):
-                for r in list(waiting):
-                    moved += self._move(r, waiting, at, out)
-            if moved:
-                since, nap = monotonic(), 0.0
-            elif leaving or coming:
-                nap = self._wait(since, nap, leaving, coming)
+        self._move()
 
-    def _move(self, r: int, waiting: dict[int, list[Array]], at: dict[tuple[int, bool], int], out: bool) -> int:
+        def finish() -> None:
+            since, nap = monotonic(), 0.0
+            while pending := [message for message in messages if not message.done]:
+                if self._move():
+                    since, nap = monotonic(), 0.0
+                else:
+                    nap = self._wait(since, nap, pending)
+
+        return finish
+
+    def _move(self) -> int:
         """Move what can be moved now; returns how many bytes that was."""
-        values, key = waiting[r][0], (r, out)
-        count = self._push(r, values, at[key]) if out else self._pull(r, values, at[key])
-        if count < 0:
-            raise ValueError(f"rank {r} sent {-1 - count} bytes to rank {self.rank}, which expects {values.size}")
-        at[key] += count
-        if at[key] == values.size:
-            waiting[r].pop(0)
-            at[key] = -ring.LENGTH
-            if not waiting[r]:
-                del waiting[r]
-        return count
+        moved = 0
+        for way in (self._leaving, self._coming):
+            for waiting in way.values():
+                while waiting:
+                    message = waiting[0]
+                    count = self._push(message) if message.leaves else self._pull(message)
+                    if count < 0:
+                        raise ValueError(
+                            f"rank {message.other} sent {-1 - count} bytes to rank {self.rank}, "
+                            f"which expects {message.values.size}"
+                        )
+                    message.at += count
+                    moved += count
+                    if message.at < message.values.size:
+                        break
+                    message.end()
+                    waiting.popleft()
+        return moved
 
-    def _push(self, r: int, values: Array, start: int) -> int:
-        if r in self._out:
-            return int(ring.write(self._out[r], values, start))
-        before = self._posts.get(r)
-        if before is not None and not before.done():
-            return 0
-        if before is not None and before.result() != "taken":
-            raise self._lost(r, "has left the run")
-        first = max(0, start)
-        length = np.array([values.size] if start < 0 else [], np.int64)
-        piece = np.concatenate([length.view(np.uint8), values[first : first + POST]])
-        self._posts[r] = self._post(r, "bytes", piece)
-        self._posts[r].add_done_callback(self._wake)
-        return int(piece.size)
+    def _push(self, message: _Message) -> int:
+        return int(ring.write(self._out[message.other], message.values, message.at))
 
-    def _pull(self, r: int, values: Array, start: int) -> int:
-        if r in self._in:
-            return int(ring.read(self._in[r], values, start))
-        return self._boxes[r].take(values, start)
+    def _pull(self, message: _Message) -> int:
+        if message.other in self._in:
+            return int(ring.read(self._in[message.other], message.values, message.at))
+        return self._boxes[message.other].take(message.values, message.at)
 
-    def _wait(self, since: float, nap: float, leaving: Iterable[int], coming: Iterable[int]) -> float:
+    def _wait(self, since: float, nap: float, pending: Sequence[_Message]) -> float:
         now = monotonic()
         if now - self._looked > LOOK:
             self._looked = now
-            for r in leaving:
-                self._check(r, "has left the run", sending=True)
-            for r in coming:
-                self._check(r, "has left the run")
-        if not any(r in self._in for r in (*leaving, *coming)):
+            for message in pending:
+                self._check(message.other, "has left the run", sending=message.leaves)
+        if not any(message.other in self._in for message in pending):
             # The worker's loop, which brings what is waited for, needs the processor and the interpreter.
             with self._ready:
-                if not self._distant_moves(leaving, coming):
+                if not any(m.done if m.leaves else self._boxes[m.other].content for m in pending):
                     self._ready.wait(LOOK)
             return nap
         if now - since < SPIN:
@@ -215,10 +203,7 @@ class Peers:
         sleep(nap)
         return min(NAP, nap + 5e-5)
 
-    def _distant_moves(self, leaving: Iterable[int], coming: Iterable[int]) -> bool:
-        return any(self._posts[r].done() for r in leaving) or any(self._boxes[r].content for r in coming)
-
-    def _wake(self, _: object) -> None:
+    def _wake(self) -> None:
         with self._ready:
             self._ready.notify_all()
 
@@ -230,29 +215,17 @@ class Peers:
         late = end is not None and monotonic() > end
         gone = r in self._processes and _has_ended(self._processes[r])
         gone = gone or self._boxes[r].closed or (r in self._in and ring.closed(self._in[r]))
+        gone = gone or (r in self._streams and self._streams[r].lost)
         # What a rank that has left sent before may still be there to be taken: look after it was seen to have left.
         empty = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
         if late or (gone and (sending or empty)):
             raise self._lost(r, what)
-        if r not in self._in and end is None and (sending or empty):
-            self._knock(r)
 
     def _check_run(self) -> None:
         if self.run in aborted:
             raise PeerLostError(
                 f"rank {self.rank} was told to end: another one was lost; go on from the last checkpoint"
             )
-
-    def _knock(self, r: int) -> None:
-        """See whether a rank on another host can still be reached; a post that waits for room says nothing of that."""
-        before = self._knocks.get(r)
-        if before is not None and not before.done():
-            return
-        if before is not None and before.result() != "taken":
-            raise self._lost(r, "has left the run")
-        what = {"run": self.run, "source": self.rank, "to": r, "kind": "here", "value": None}
-        knock = _knock(self._worker, self._addresses[r], what)
-        self._knocks[r] = asyncio.run_coroutine_threadsafe(knock, self._loop)
 
     def _lost(self, r: int, what: str) -> PeerLostError:
         return PeerLostError(
@@ -262,32 +235,48 @@ class Peers:
     def close(self) -> None:
         """See `Transport`."""
         end = monotonic() + CLOSING
-        for r in self._others:
-            if r in self._out:
-                ring.close(self._out[r])
-            elif self.run not in aborted:
-                post = self._posts.get(r)
-                # Comms are many: what is posted later may come earlier.
-                while post and monotonic() < end and not (self._boxes[r].closed or wait([post], LOOK).done):
-                    pass
-                with suppress(RuntimeError):  # the worker's loop has ended: so have its comms
-                    self._post(r, "closed", True)
+        for place in self._out.values():
+            ring.close(place)
+        for r, stream in self._streams.items():
+            given_up = self.run in aborted or self._boxes[r].closed
+            stream.close(0.0 if given_up else max(0.0, end - monotonic()))
         for r in self._others:
             boxes.pop((self.run, r, self.rank), None)
-        self._posts.clear()
-        self._knocks.clear()
-        self._out.clear()
-        self._in.clear()
+        for held in (self._streams, self._out, self._in):
+            held.clear()
         while self._processes:
             os.close(self._processes.popitem()[1])
 
 
-async def _deliver(worker: Any, address: str, what: dict[str, Any]) -> str:
-    from distributed.protocol import to_serialize
+@dataclass(slots=True)
+class _Message:
+    """One that was started.
 
-    what = {**what, "value": to_serialize(what["value"])}
+    Attributes
+    ----------
+    other : int
+    values : uint8 array
+    leaves : bool
+        From here to the other; else the other way.
+    at : int
+        Where it goes on: see `kernels.ring`.
+    done : bool
+    """
+
+    other: int
+    values: Array
+    leaves: bool
+    at: int = -ring.LENGTH
+    done: bool = False
+
+    def end(self) -> None:
+        """It has arrived."""
+        self.done = True
+
+
+async def _deliver(worker: Any, address: str, what: dict[str, Any]) -> str:
     try:
-        return str(await getattr(worker.rpc(address), OPERATION)(**what))
+        return str(await getattr(worker.rpc(address), NOTE)(**what))
     except OSError:
         return "nobody"
 
@@ -296,22 +285,6 @@ def _has_ended(process: int) -> bool:
     looking = select.poll()  # not `select`, which fails where a process has more than 1,024 files
     looking.register(process, select.POLLIN)
     return bool(looking.poll(0))
-
-
-async def _knock(worker: Any, address: str, what: dict[str, Any]) -> str:
-    """Deliver a note, but do not try for long to connect where nobody listens: Dask tries for half a minute."""
-    from distributed.comm import connect
-
-    try:
-        comm = await connect(address, timeout=1.0, **worker.connection_args)
-    except OSError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ConnectionRefusedError):
-            cause = cause.__cause__
-        # A busy worker answers late; an address that refuses has no worker.
-        return "taken" if cause is None else "nobody"
-    comm.abort()
-    return await _deliver(worker, address, what)
 
 
 class _Made:

@@ -98,7 +98,7 @@ class Parts:
         try:
             task = task_for(self._job, self._source.dataset, batch, unit)
             words, routing = max(map(words_held, shares)), max(map(routes_bytes, shares))
-            projected = plan_share(largest_sizes(sizes), words, routing, owners, limits, task).projected
+            projected = plan_share(largest_sizes(sizes), words, routing, owners, limits, task, False).projected
         except MemoryBudgetError as error:
             projected = error.smallest
         plan = self._store.comm_plan().coarsen(to)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,27 +43,20 @@ class Messages:
             events=events,
         )
 
-    def send(self, to: int, values: Array) -> None:
-        """See `Transport`."""
-        self.sent += values.nbytes
-        self._communicator.Send(self._buffer(values), to)
-
-    def receive(self, source: int, out: Array) -> None:
-        """See `Transport`."""
-        status = self._mpi.Status()
-        self._communicator.Recv(self._buffer(out), source, status=status)
-        self._check(status, source, out)
-
-    def exchange(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> None:
+    def start(self, sends: Sequence[tuple[int, Array]], receives: Sequence[tuple[int, Array]]) -> Callable[[], None]:
         """See `Transport`."""
         requests = [self._communicator.Irecv(self._buffer(out), source) for source, out in receives]
         for to, values in sends:
             self.sent += values.nbytes
             requests.append(self._communicator.Isend(self._buffer(values), to))
-        statuses = [self._mpi.Status() for _ in requests]
-        self._mpi.Request.Waitall(requests, statuses)
-        for (source, out), status in zip(receives, statuses, strict=False):
-            self._check(status, source, out)
+
+        def finish() -> None:
+            statuses = [self._mpi.Status() for _ in requests]
+            self._mpi.Request.Waitall(requests, statuses)
+            for (source, out), status in zip(receives, statuses, strict=False):
+                self._check(status, source, out)
+
+        return finish
 
     def close(self) -> None:
         """Give the communicators back."""

@@ -19,7 +19,7 @@ from dasksdnn.engines.mpi.world import World
 from dasksdnn.engines.shares import grouped
 from dasksdnn.engines.together import infer_together
 from dasksdnn.engines.trace import write_trace
-from dasksdnn.engines.transport import gather, tell
+from dasksdnn.engines.transport import exchange, gather, tell
 from dasksdnn.errors import InputError
 from dasksdnn.events import Listener
 from dasksdnn.kernels.routes import EVENT
@@ -114,8 +114,7 @@ def traced(world: World, trace: str | os.PathLike[str] | None) -> Iterator[list[
     if world.leads:
         write_trace(trace, _every(world, events, origin))
     else:
-        world.transport.send(0, np.array([origin, len(events)], np.int64))
-        world.transport.send(0, events)
+        exchange(world.transport, [(0, np.array([origin, len(events)], np.int64)), (0, events)], [])
 
 
 def _every(world: World, events: Array, origin: int) -> Iterator[tuple[Array, int]]:
@@ -123,9 +122,9 @@ def _every(world: World, events: Array, origin: int) -> Iterator[tuple[Array, in
     yield events, origin
     for rank in range(1, world.transport.size):
         head: Array = np.empty(2, np.int64)
-        world.transport.receive(rank, head)
+        exchange(world.transport, [], [(rank, head)])
         theirs: Array = np.empty((int(head[1]), EVENT), np.int64)
-        world.transport.receive(rank, theirs)
+        exchange(world.transport, [], [(rank, theirs)])
         yield theirs, int(head[0])
 
 
