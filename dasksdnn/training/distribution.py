@@ -24,7 +24,7 @@ from dasksdnn import config
 from dasksdnn.engines.cluster import mailbox
 from dasksdnn.engines.cluster.peers import join
 from dasksdnn.engines.cluster.telemetry import Counters, counting, facts_of, is_watched, tell_crew, told
-from dasksdnn.engines.cluster.workers import Worker, least_budget, wait_for_workers, workers_of
+from dasksdnn.engines.cluster.workers import Worker, ask, least_budget, wait_for_workers, workers_of
 from dasksdnn.engines.exchange import Grid, new_tally
 from dasksdnn.engines.loading import sizes_of
 from dasksdnn.engines.shares import grouped, share_of, whole
@@ -212,7 +212,7 @@ def _attempt(client: Any, work: Work, data: Any, listener: Listener) -> History:
     topic = f"sdnn-{work.run}"
     client.subscribe_topic(topic, lambda event: listener(Progress(*event[1])))
     try:
-        client.run(_attend, workers=list(work.addresses), on_error="ignore")
+        ask(client, _attend, workers=work.addresses)
         given = client.scatter(data, hash=False, direct=False)
     except OSError as error:  # a worker went meanwhile: no connection, or none in time
         raise _LostError(str(error)) from error
@@ -274,7 +274,7 @@ def _let_end(client: Any, work: Work, futures: list[Any]) -> None:
     """Tell the ranks that are left to end, and wait until they have."""
     end = monotonic() + ENDING
     alive = {w.address for w in workers_of(client)}
-    client.run(mailbox.abort, work.run, workers=[a for a in work.addresses if a in alive], on_error="ignore")
+    ask(client, mailbox.abort, work.run, workers=[a for a in work.addresses if a in alive])
     while monotonic() < end and any(
         f.status == "pending" and a in alive for f, a in zip(futures, work.addresses, strict=True)
     ):

@@ -22,7 +22,7 @@ from dasksdnn.engines.cluster.members import Crew, gathered, task_for, work
 from dasksdnn.engines.cluster.samples import Job, Source, stop_run
 from dasksdnn.engines.cluster.streaming import Batch, Submitted
 from dasksdnn.engines.cluster.telemetry import tell_crew
-from dasksdnn.engines.cluster.workers import Worker
+from dasksdnn.engines.cluster.workers import Worker, ask, workers_of
 from dasksdnn.engines.loading import sizes_of
 from dasksdnn.engines.member import Room, plan_share, routes_bytes, words_held
 from dasksdnn.engines.shares import grouped, share_of
@@ -189,7 +189,7 @@ class Parts:
         free = [w for w in workers if w.address not in taken] or list(workers)
         used = free[:owners] if len(free) >= owners else list(workers)[:owners]
         addresses = tuple(worker.address for worker in used)
-        self._client.run(members.attend, workers=list(addresses), on_error="ignore")
+        ask(self._client, members.attend, workers=addresses)
         shared = bool(config.get("shared-memory"))
         crew = Crew(uuid4().hex, addresses, self._to(owners), self._batch, shared)
         self._crews[addresses] = crew
@@ -216,7 +216,7 @@ class Parts:
         for a in addresses:
             self._runs.pop(a, None)
         if names:
-            self._client.run(members.abort, names, on_error="ignore")
+            ask(self._client, members.abort, names, workers=[w.address for w in workers_of(self._client)])
 
     def _to(self, owners: int) -> tuple[int, ...]:
         if owners not in self._owner:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,8 @@ DEFAULT_SHARE = 0.6
 MOST_SHARE = 0.7
 #: Seconds to wait for workers where there are none.
 PATIENCE = 120.0
+#: Seconds between looks at whether a worker that was asked is still there, and that the others get where it is not.
+LOOK, MOMENT = 0.2, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,33 @@ def workers_of(client: Any) -> tuple[Worker, ...]:
         if entry.get("status", "running") == "running"
     )
     return tuple(sorted(found, key=lambda worker: worker.address))
+
+
+def ask(client: Any, function: Callable[..., Any], *args: Any, workers: Sequence[str]) -> None:
+    """Run a short function on workers, and wait for it; where one of them has gone, the others get a moment.
+
+    Dask itself goes on for half a minute to try to reach a worker that has just gone.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    function : callable
+    *args
+    workers : sequence of str
+        Their addresses.
+    """
+
+    def run() -> None:
+        with suppress(Exception):  # the client may be closed meanwhile; workers' own errors are ignored
+            client.run(function, *args, workers=list(workers), on_error="ignore")
+
+    thread = Thread(target=run, name="dasksdnn-ask", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK)
+        if client.status != "running" or not set(client.scheduler_info(n_workers=-1)["workers"]).issuperset(workers):
+            thread.join(MOMENT)
+            return
 
 
 def wait_for_workers(
