@@ -374,17 +374,21 @@ def prepared(tmp_path_factory, small):
     return path, before, after
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt(), RuntimeError("odd")], ids=repr
-)
-def test_a_failure_at_any_moment(prepared, tmp_path, monkeypatch, error):
+FAILURES = [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt(), RuntimeError("odd")]
+
+
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_failure_at_any_moment(prepared, tmp_path, monkeypatch, first):
+    """At each moment another kind of failure; with the slow ones, each kind at each moment."""
     sound, before, after = prepared
     found = []
 
-    def fail():
-        raise error
-
     for at in range(1, 1000):
+        error = FAILURES[(first + at) % len(FAILURES)]
+
+        def fail(error=error):
+            raise error
+
         path = shutil.copytree(sound, tmp_path / f"{at}.zarr")
         store = open_store(path)
         files = content(path, "parts", "manifest", "owner")
