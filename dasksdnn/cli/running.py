@@ -105,6 +105,9 @@ def _candidates(chosen: Any) -> list[dict[str, Any]]:
     "Zarr array.",
 )
 @number("--samples", "Samples of a TSV file, where the last of them have no entry.")
+@click.option(
+    "--enlarge", is_flag=True, help="Pictures of an IDX file: enlarge them to the inputs, as for the Graph Challenge."
+)
 @click.option("--output", metavar="ARRAY", type=PATH, help="Zarr array of the outputs to make.")
 @click.option(
     "--categories",
@@ -122,6 +125,7 @@ def infer(
     store: Path,
     source: Path,
     samples: int | None,
+    enlarge: bool,
     output: Path | None,
     categories: Path | None,
     memory: str | None,
@@ -150,7 +154,7 @@ def infer(
         check_outputs(overwrite, stores=[output], files=[categories, trace], report=json_path, inputs=[store, source])
         opened = open_store(store)
         keep = held.enter_context(_categories(categories if who.leads else None, overwrite))
-        dataset = held.enter_context(open_samples(source, opened.widths[0], samples, ours))
+        dataset = held.enter_context(open_samples(source, opened.widths[0], samples, ours, enlarge))
         listener = held.enter_context(who.progress())
         client = held.enter_context(chosen_client(engine, scheduler, workers, memory, threads))
         options: dict[str, Any] = {"memory": memory, "threads": threads, "strategy": strategy, "overwrite": overwrite}
@@ -178,7 +182,9 @@ def infer(
 
 
 @contextmanager
-def open_samples(source: Path, features: int, samples: int | None, memory: str | None) -> Iterator[Any]:
+def open_samples(
+    source: Path, features: int, samples: int | None, memory: str | None, enlarge: bool = False
+) -> Iterator[Any]:
     """Open a dataset that fits a network and a budget, until the block ends."""
     from dasksdnn.sources.datasets import open_dataset
 
@@ -186,7 +192,7 @@ def open_samples(source: Path, features: int, samples: int | None, memory: str |
     held = host.resident()
     room = None if budget is None else max(0, budget - held)
     try:
-        dataset = open_dataset(source, features=features, samples=samples, memory=room)
+        dataset = open_dataset(source, features=features, samples=samples, memory=room, enlarge=enlarge)
     except MemoryBudgetError as error:
         raise MemoryBudgetError(
             f"a memory budget of {host.format_bytes(budget or 0)} cannot work: {source} is loaded whole, which takes "

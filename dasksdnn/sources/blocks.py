@@ -196,7 +196,12 @@ class SparseRows(_Rows):
 
 
 class RawRows(_Rows):
-    """Rows of fixed length in a file, from byte `offset` on: NPY and IDX files."""
+    """Rows of fixed length in a file, from byte `offset` on: NPY and IDX files.
+
+    `picture` is the shape of a sample before it was flattened, where the file tells.
+    """
+
+    picture: tuple[int, ...] = ()
 
     def __init__(
         self, path: str, offset: int, dtype: Any, shape: tuple[int, ...], name: str = "", scratch: Any = None

@@ -16,6 +16,7 @@ from dasksdnn.sources.blocks import DaskRows, Dataset, DenseRows, RawRows, Spars
 from dasksdnn.sources.checks import whole_number
 from dasksdnn.sources.files import naming_faults, read_integers
 from dasksdnn.sources.idx import open_idx, read_idx_labels
+from dasksdnn.sources.images import Enlarged
 from dasksdnn.sources.matrices import first_line, load_npz, npy_header, npz_header
 from dasksdnn.sources.spool import SpooledText
 
@@ -69,6 +70,7 @@ def open_dataset(
     samples: int | None = None,
     memory: int | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    enlarge: bool = False,
 ) -> Dataset:
     """Open a dataset by its name's ending.
 
@@ -86,6 +88,8 @@ def open_dataset(
         Bytes that loading may take.
     scratch : path or None
         Where scratch files go (None: the system's place for temporary files).
+    enlarge : bool
+        Pictures of an IDX file become squares of `features` pixels, 0 or 1, as the Graph Challenge made its inputs.
 
     Returns
     -------
@@ -113,6 +117,8 @@ def open_dataset(
     samples = None if samples is None else whole_number(samples, "samples")
     dataset = _open(text, features, samples, memory, scratch)
     try:
+        if enlarge:
+            dataset = _enlarged(dataset, features)
         if features is not None:
             check_features(dataset, features)
         if samples is not None and dataset.samples != samples:
@@ -140,6 +146,14 @@ def _open(text: str, features: int | None, samples: int | None, memory: int | No
     if _is_idx(name):
         return open_idx(text, scratch)
     raise InputError(f"{text}: not a kind of dataset that is known by its name; use {_KINDS}")
+
+
+def _enlarged(dataset: Dataset, features: int | None) -> Dataset:
+    if not isinstance(dataset, RawRows) or not dataset.picture:
+        raise InputError(f"{dataset.name}: pictures of an IDX file alone can be enlarged; give one, or no enlarge")
+    if features is None:
+        raise InputError(f"{dataset.name}: pictures are enlarged to a number of features: give features")
+    return Enlarged(dataset, features)
 
 
 def _is_idx(name: str) -> bool:

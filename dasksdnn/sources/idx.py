@@ -59,12 +59,16 @@ def open_idx(path: str, scratch: str | os.PathLike[str] | None = None) -> RawRow
         expected = math.prod(shape) * dtype.itemsize
         if not path.lower().endswith(".gz"):
             check_size(path, offset + expected)
-            return RawRows(path, offset, dtype, flat)
+            rows = RawRows(path, offset, dtype, flat)
+            rows.picture = shape[1:]
+            return rows
         held = Scratch(scratch, "idx")
         plain = held.path / "data"
         with held.filling():
             _unpack(file, plain, path, expected)
-            return RawRows(str(plain), 0, dtype, flat, name=path, scratch=held)
+            rows = RawRows(str(plain), 0, dtype, flat, name=path, scratch=held)
+            rows.picture = shape[1:]
+            return rows
 
 
 def _unpack(file: Any, target: Any, path: str, expected: int) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.sparse
 
 from dasksdnn.errors import InputError
 from dasksdnn.network import Array
+from dasksdnn.sources.blocks import BLOCK_BYTES, RawRows
 from dasksdnn.sources.checks import check_number_dtype, real_number, whole_number
 
 #: Of 255: where a pixel turns black in the Graph Challenge's inputs (measured against the published file).
@@ -88,6 +90,56 @@ def enlarge(images: npt.ArrayLike, side: int, threshold: float = THRESHOLD, *, b
     return scipy.sparse.vstack(blocks, format="csr")
 
 
+#: Bytes of enlarged pictures before they are cut, where they are read by block.
+_STEP = 4 << 20
+
+
+class Enlarged:
+    """Pictures of a file, each block enlarged when it is read: a `Dataset` of as many features as a network has inputs.
+
+    Parameters
+    ----------
+    pictures : RawRows
+        Whose `picture` has two sizes.
+    features : int
+        A square.
+
+    Raises
+    ------
+    InputError
+        For numbers that are no pictures, or features that are no square.
+    """
+
+    def __init__(self, pictures: RawRows, features: int) -> None:
+        self._side = math.isqrt(features)
+        if len(pictures.picture) != 2:
+            raise InputError(
+                f"{pictures.name}: samples of shape {pictures.picture} are no pictures, which alone can be enlarged"
+            )
+        if self._side**2 != features:
+            raise InputError(
+                f"{pictures.name}: pictures are enlarged to squares, and {features:,} inputs are no square"
+            )
+        self._pictures = pictures
+        self.name, self.samples, self.features = pictures.name, pictures.samples, features
+        self.block, self.shared = max(1, BLOCK_BYTES // (8 * features)), pictures.shared
+
+    def read(self, start: int, stop: int) -> Any:
+        """See `Dataset`; a csr_array of float32."""
+        grey = self._pictures.read(start, stop).reshape(-1, *self._pictures.picture)
+        return enlarge(grey, self._side, block_bytes=_STEP)
+
+    def block_bytes(self, samples: int) -> int:
+        """See `Dataset`: as if all pixels were black."""
+        pixels = samples * self.features
+        # Of a step: enlarged, cut, found. Of all: columns and values, in pieces and put together.
+        return int(self._pictures.block_bytes(samples)) + 32 * max(self.features, min(pixels, _STEP // 8)) + 16 * pixels
+
+    def close(self) -> None:
+        """See `Dataset`."""
+        self._pictures.close()
+
+
 def _bilinear(size: int, side: int) -> Array:
     """The matrix (side, size) that interpolates linearly between the centres of pixels, constant beyond the last."""
     place = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
@@ -100,5 +152,8 @@ def _cut(grey: Array, down: Array, across: Array, threshold: float, start: int) 
     if wrong.any():
         raise InputError(f"images: picture {start + int(wrong.argmax())} has a NaN or infinite pixel")
     # across @ picture.T @ down.T is the enlarged picture, transposed: flattened, it runs column by column.
-    large = across @ block.transpose(0, 2, 1) @ down.T
-    return scipy.sparse.csr_array((large > threshold).reshape(len(block), -1)).astype(np.float32)
+    black = (across @ block.transpose(0, 2, 1) @ down.T > threshold).reshape(len(block), -1)
+    found = np.flatnonzero(black)
+    ends = np.concatenate([[0], np.cumsum(black.sum(axis=1))])
+    columns = (found % black.shape[1]).astype(np.int32)
+    return scipy.sparse.csr_array((np.ones(found.size, np.float32), columns, ends.astype(np.int32)), shape=black.shape)

@@ -12,6 +12,7 @@ import zarr
 import dasksdnn as sdnn
 from dasksdnn.kernels import reference
 from dasksdnn.partition.start import METHODS
+from dasksdnn.sources.images import enlarge
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -84,6 +85,18 @@ def test_infer_counts_the_samples_of_a_tsv(samples, store, report, tmp_path):
     (tmp_path / "x.tsv").write_bytes(tsv(samples))
     assert report("infer", store, "--input", tmp_path / "x.tsv")["samples"] == 39  # the last, all zero, has no line
     assert report("infer", store, "--input", tmp_path / "x.tsv", "--samples", 50)["samples"] == 50
+
+
+def test_infer_enlarges_pictures(net, samples, store3, report, refused, tmp_path):
+    small = np.zeros((40, 16), np.uint8)
+    small[np.arange(40), np.arange(40) % 16] = 255
+    (tmp_path / "x.idx").write_bytes(bytes([0, 0, 8, 3]) + np.array([40, 4, 4], ">u4").tobytes() + small.tobytes())
+    options = ["--output", tmp_path / "y.zarr", "--enlarge"]
+    report("infer", store3, "--input", tmp_path / "x.idx", *options)
+    right = reference.infer(net, enlarge(small.reshape(40, 4, 4), 8).toarray())
+    np.testing.assert_allclose(zarr.open_array(tmp_path / "y.zarr", mode="r")[:], right, rtol=1e-5, atol=1e-6)
+    np.save(tmp_path / "x.npy", samples)
+    refused("infer", store3, "--input", tmp_path / "x.npy", "--enlarge", says=["pictures of an IDX file alone"])
 
 
 def test_infer_keeps_nothing_that_it_is_not_asked_to(npy, store, run, snapshot):

@@ -1,12 +1,16 @@
 import gzip
 import struct
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dasksdnn.errors import InputError
+from dasksdnn.sources.blocks import shareable
 from dasksdnn.sources.datasets import open_dataset, read_labels
+from dasksdnn.sources.images import enlarge
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TYPES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
@@ -35,6 +39,46 @@ def test_pictures_become_rows(tmp_path, name, dtype):
     np.testing.assert_array_equal(rows, images[2:7].reshape(5, 12))
     data.close()
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.idx", "a.idx.gz"])
+def test_pictures_are_enlarged_by_block(tmp_path, name):
+    images = np.random.default_rng(0).integers(0, 256, (70, 28, 28)).astype("u1")
+    right = enlarge(images, 64)
+    with closing(open_dataset(put(tmp_path / name, idx(images)), features=4096, enlarge=True)) as data:
+        assert (data.samples, data.features, shareable(data) is not None) == (70, 4096, name == "a.idx")
+        for start, stop in ((0, 70), (5, 6), (30, 70)):
+            found = data.read(start, stop)
+            assert found.dtype == np.float32
+            assert found.has_canonical_format
+            assert (found != right[start:stop]).nnz == 0
+
+
+def test_reading_enlarged_pictures_takes_what_it_says(tmp_path):
+    """Of black pictures, the worst there are."""
+    put(tmp_path / "a.idx", idx(np.full((64, 28, 28), 255, "u1")))
+    with closing(open_dataset(tmp_path / "a.idx", features=128**2, enlarge=True)) as data:
+        data.read(0, 1)
+        tracemalloc.start()
+        try:
+            data.read(0, 64)
+            assert tracemalloc.get_traced_memory()[1] < data.block_bytes(64)
+        finally:
+            tracemalloc.stop()
+
+
+def test_what_cannot_be_enlarged(tmp_path):
+    put(tmp_path / "a.idx", idx(np.zeros((2, 3, 4), "u1")))
+    put(tmp_path / "flat.idx", idx(np.zeros((2, 3), "u1")))
+    np.save(tmp_path / "a.npy", np.zeros((2, 12)))
+    for name, features, words in (
+        ("a.idx", 15, "15 inputs are no square"),
+        ("a.idx", None, "give features"),
+        ("flat.idx", 16, r"shape \(3,\) are no pictures"),
+        ("a.npy", 16, "pictures of an IDX file alone"),
+    ):
+        with pytest.raises(InputError, match=words):
+            open_dataset(tmp_path / name, features=features, enlarge=True)
 
 
 @pytest.mark.parametrize("name", ["a-idx1-ubyte", "a-idx1-ubyte.gz"])
