@@ -11,7 +11,7 @@ import pytest
 
 
 @contextmanager
-def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=True):
+def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=True, protocol="tcp"):
     """A client of a new LocalCluster; `client.cluster` is the cluster. It is not the default client: no other test computes on it."""
     import dask
     from distributed import Client, LocalCluster
@@ -23,8 +23,8 @@ def running_cluster(folder, *, workers=2, threads=1, memory="1GiB", processes=Tr
             threads_per_worker=threads,
             memory_limit=memory,
             processes=processes,
-            protocol="tcp",
-            host="127.0.0.1",
+            protocol=protocol,
+            host="127.0.0.1" if protocol == "tcp" else None,
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
             local_directory=str(folder),

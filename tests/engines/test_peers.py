@@ -206,6 +206,27 @@ def test_several_under_way(cluster, shared, size):
     assert results(start(cluster, several_under_way, shared, size=size)) == [[True] * 3] * 2
 
 
+def in_one_process(peers):
+    """Who receives is late: by then the sender has used its memory again."""
+    values, seen = np.zeros(1 << 17), []
+    for number in range(8):
+        if peers.rank == 0:
+            values[:] = number
+            exchange(peers, [(1, values)], [])
+        else:
+            sleep(0.02)
+            exchange(peers, [], [(0, values)])
+            seen.append(values[0])
+    return seen
+
+
+def test_workers_of_one_process_get_copies(tmp_path):
+    from clusters import running_cluster
+
+    with running_cluster(tmp_path, processes=False, protocol="inproc") as client:
+        assert results(start(client, in_one_process, False)) == [[], list(range(8))]
+
+
 def leaves_at_once(peers):
     """What a rank sent before it left still arrives."""
     if peers.rank == 0:

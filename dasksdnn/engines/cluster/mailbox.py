@@ -210,6 +210,8 @@ class Stream:
             for first in range(0, max(1, values.size), PIECE):
                 await self._until_untaken(UNDER_WAY)
                 piece = values[first : first + PIECE]
+                if self._address.startswith("inproc:"):
+                    piece = piece.copy()  # a comm within a process hands over the very memory
                 last = first + PIECE >= values.size
                 self._under_way.append((piece.size, done if last else None))
                 self._untaken += piece.size
