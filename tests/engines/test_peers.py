@@ -357,6 +357,22 @@ def test_who_waits_for_a_rank_that_left_is_told(cluster, shared):
     assert "has left the run" in told
 
 
+def _cut_off():
+    """No comm of this worker's own reaches another one any more, but Dask's still do."""
+    import distributed.comm
+
+    async def connect(*_, **__):
+        raise OSError("no route")
+
+    distributed.comm.connect = connect
+
+
+def test_who_cannot_send_ends_those_who_wait_for_it(new_cluster):
+    client = new_cluster(workers=2)
+    client.run(_cut_off, workers=[min(client.scheduler_info(n_workers=-1)["workers"])])
+    assert all("has left the run" in text for text in results(start(client, told_to_end, False), 20))
+
+
 def test_a_strange_descriptor_is_not_taken_for_a_ring():
     from dasksdnn.engines.cluster.peers import _Made, _map
 

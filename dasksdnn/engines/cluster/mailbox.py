@@ -42,6 +42,7 @@ class Box:
         self.held = 0
         self.notes: dict[str, Any] = {}
         self.closed = False
+        self._comm: Any = None  # that the sender's next piece is awaited from
 
     def put(self, size: int, values: Array) -> None:
         """Add some bytes of a message of so many."""
@@ -76,6 +77,19 @@ class Box:
         with self.ready:
             self.notes[kind] = value
             self.ready.notify_all()
+
+    async def read(self, comm: Any) -> Any:
+        """What comes next; an OSError where nothing does."""
+        self._comm = comm
+        try:
+            return await comm.read()
+        finally:
+            self._comm = None
+
+    def leave(self) -> None:
+        """Take no more: tell the sender, which may have nothing to send by which it would find out. On the loop."""
+        if self._comm is not None:
+            self._comm.abort()
 
     def end(self) -> None:
         """Nothing more will come."""
@@ -119,7 +133,7 @@ async def _take_bytes(comm: Any, run: str, source: int, to: int) -> None:
     box = boxes.get(way)
     try:
         while box is not None and boxes.get(way) is box:
-            message = await comm.read()
+            message = await box.read(comm)
             piece = message["value"]
             counted["messages"] += 1
             counted["bytes"] += int(piece.nbytes)

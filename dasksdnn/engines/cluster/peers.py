@@ -16,6 +16,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, sleep
@@ -242,6 +243,9 @@ class Peers:
             stream.close(0.0 if given_up else max(0.0, end - monotonic()))
         for r in self._others:
             boxes.pop((self.run, r, self.rank), None)
+        with suppress(RuntimeError):  # the loop has ended: so have its comms
+            for box in self._boxes.values():
+                self._worker.loop.asyncio_loop.call_soon_threadsafe(box.leave)
         for held in (self._streams, self._out, self._in):
             held.clear()
         while self._processes:
