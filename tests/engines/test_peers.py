@@ -338,6 +338,26 @@ def test_a_run_is_told_to_end_and_another_one_works(cluster, shared):
     assert results(start(cluster, around, shared, size=1000)) == [(True, 8000)] * 2
 
 
+def last_word(peers, size):
+    """Rank 0 is slow to see that its message was taken, and looks first whether the other is still there."""
+    if peers.rank == 1:
+        sleep(0.3)
+        exchange(peers, [], [(0, np.zeros(size, np.uint8))])
+        return
+    finish, move = peers.start([(1, np.zeros(size, np.uint8))], []), peers._move
+
+    def slow():
+        sleep(1.0)
+        return move()
+
+    peers._move = slow
+    finish()
+
+
+def test_who_was_heard_to_the_end_does_not_mind_that_the_other_left(cluster):
+    results(start(cluster, last_word, False, size=3 * mailbox.PIECE))
+
+
 def early(peers):
     if peers.rank == 0:
         return "left"

@@ -191,7 +191,7 @@ class Peers:
         if now - self._looked > LOOK:
             self._looked = now
             for message in pending:
-                self._check(message.other, "has left the run", sending=message.leaves)
+                self._check(message.other, "has left the run", message=message)
         if not any(message.other in self._in for message in pending):
             # The worker's loop, which brings what is waited for, needs the processor and the interpreter.
             with self._ready:
@@ -210,16 +210,20 @@ class Peers:
 
     # -- the others
 
-    def _check(self, r: int, what: str, end: float | None = None, sending: bool = False) -> None:
+    def _check(self, r: int, what: str, end: float | None = None, message: _Message | None = None) -> None:
         """Raise where a rank is not there any more, or the run is to end."""
         self._check_run()
         late = end is not None and monotonic() > end
         gone = r in self._processes and _has_ended(self._processes[r])
         gone = gone or self._boxes[r].closed or (r in self._in and ring.closed(self._in[r]))
         gone = gone or (r in self._streams and self._streams[r].lost)
-        # What a rank that has left sent before may still be there to be taken: look after it was seen to have left.
-        empty = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
-        if late or (gone and (sending or empty)):
+        # A rank that has left may have taken this one before, or what it sent may be there to be taken: look after it was
+        # seen to have left.
+        if message is not None and message.leaves:
+            over = not message.done
+        else:
+            over = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
+        if late or (gone and over):
             raise self._lost(r, what)
 
     def _check_run(self) -> None:
