@@ -154,6 +154,30 @@ def test_more_workers_than_parts_and_more_parts_than_workers(tmp_path, new_clust
         np.testing.assert_array_equal(out, right)
 
 
+def _give_up_what_is_idle():
+    from dasksdnn.engines.cluster import members
+
+    members.IDLE, before = -1.0, members.IDLE
+    members._look()
+    members.IDLE = before
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_owner_that_gave_up_what_it_held_meets_the_others_anew(cluster, stored, shared, monkeypatch):
+    """Each does so a while after the last batch; those that still hold theirs do not let the next batch be lost."""
+    monkeypatch.setattr("dasksdnn.engines.cluster.streaming.ATTEMPTS", 1)
+    store, x = stored
+    right, _ = local(store, x)
+    out, workers = np.empty_like(right), sorted(cluster.scheduler_info(n_workers=-1)["workers"])
+
+    def between(_):
+        cluster.run(_give_up_what_is_idle, workers=[workers.pop()] if workers else [])
+
+    with dask.config.set({"dasksdnn.shared-memory": shared}):
+        sdnn.infer(store, x, out=out, client=cluster, strategy="parts", batch=30, listener=between)
+    np.testing.assert_array_equal(out, right)
+
+
 @pytest.mark.parametrize("what", ["kill", "restart", "join"])
 def test_workers_that_come_and_go(tmp_path, new_cluster, in_four, what):
     client, store = new_cluster(workers=2), in_four

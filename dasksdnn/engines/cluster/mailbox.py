@@ -41,6 +41,7 @@ class Box:
         self.content: deque[tuple[int, Array]] = deque()  # bytes of the message, and some of them
         self.held = 0
         self.notes: dict[str, Any] = {}
+        self.sender = ""
         self.closed = False
         self._comm: Any = None  # that the sender's next piece is awaited from
 
@@ -72,11 +73,15 @@ class Box:
                     self.content.appendleft((size, first[count:]))
             return at - start
 
-    def note(self, kind: str, value: Any) -> None:
-        """Leave a note, such as how the sender can be reached."""
+    def note(self, sender: str, kind: str, value: Any) -> bool:
+        """Leave a note, such as how the sender can be reached; whoever met another sender here before does not take it."""
         with self.ready:
+            if self.sender not in ("", sender):
+                return False
+            self.sender = sender
             self.notes[kind] = value
             self.ready.notify_all()
+            return True
 
     async def read(self, comm: Any) -> Any:
         """What comes next; an OSError where nothing does."""
@@ -120,12 +125,9 @@ def attend(worker: Any) -> None:
     worker.handlers.setdefault(BYTES, _take_bytes)
 
 
-async def _take_note(run: str, source: int, to: int, kind: str, value: Any) -> str:
+async def _take_note(run: str, source: int, to: int, sender: str, kind: str, value: Any) -> str:
     box = boxes.get((run, source, to))
-    if box is None:
-        return "nobody"
-    box.note(kind, value)
-    return "taken"
+    return "taken" if box is not None and box.note(sender, kind, value) else "nobody"
 
 
 async def _take_bytes(comm: Any, run: str, source: int, to: int) -> None:

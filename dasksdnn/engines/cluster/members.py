@@ -202,10 +202,13 @@ def _take(job: Job, crew: Crew, owner: int, dataset: Any) -> _Holding:
     """What is held for a crew, by now by nobody else; of other crews nothing is kept."""
     with _lock:
         found = _held.pop((crew.name, owner), None)
-        others = [] if found else [_held.pop(key) for key in list(_held)]
-    for other in others:
-        other.close()
-    return found or _join(job, crew, owner, dataset)
+        # Owners give up what they hold each at a time of its own: where one has done so, all meet anew.
+        if found is not None and found.peers.whole:
+            return found
+        given = [_held.pop(key) for key in list(_held)]
+    for holding in given if found is None else [found, *given]:
+        holding.close()
+    return _join(job, crew, owner, dataset)
 
 
 def _join(job: Job, crew: Crew, owner: int, dataset: Any) -> _Holding:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from threading import Condition
 from time import monotonic, sleep
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Peers:
         self.rank, self.size, self.sent = rank, len(addresses), 0
         self.wire: Wire | None = None
         self.run, self._worker, self._addresses = run, worker, list(addresses)
+        self._name = uuid4().hex  # ranks may meet again in the same run
         self._others = [r for r in range(self.size) if r != rank]
         self._ready = Condition()
         self._boxes = {r: boxes.setdefault((run, r, rank), Box(self._ready)) for r in self._others}
@@ -80,6 +82,11 @@ class Peers:
     def shared(self) -> int:
         """Ranks that are reached through shared memory."""
         return len(self._out)
+
+    @property
+    def whole(self) -> bool:
+        """All others are still there."""
+        return not any(self._has_left(r) for r in self._others)
 
     # -- joining
 
@@ -109,7 +116,9 @@ class Peers:
 
     def _note(self, to: int, kind: str, value: Any) -> None:
         """Leave a note, as soon as the other has a box."""
-        what = {"run": self.run, "source": self.rank, "to": to, "kind": kind, "value": value}
+        what = {
+            "run": self.run, "source": self.rank, "to": to, "sender": self._name, "kind": kind, "value": value
+        }  # fmt: skip
         end, loop = monotonic() + JOINING, self._worker.loop.asyncio_loop
         while True:
             post = asyncio.run_coroutine_threadsafe(_deliver(self._worker, self._addresses[to], what), loop)
@@ -214,9 +223,7 @@ class Peers:
         """Raise where a rank is not there any more, or the run is to end."""
         self._check_run()
         late = end is not None and monotonic() > end
-        gone = r in self._processes and _has_ended(self._processes[r])
-        gone = gone or self._boxes[r].closed or (r in self._in and ring.closed(self._in[r]))
-        gone = gone or (r in self._streams and self._streams[r].lost)
+        gone = self._has_left(r)
         # A rank that has left may have taken this one before, or what it sent may be there to be taken: look after it was
         # seen to have left.
         if message is not None and message.leaves:
@@ -225,6 +232,11 @@ class Peers:
             over = not self._boxes[r].content and not (r in self._in and ring.holds(self._in[r]))
         if late or (gone and over):
             raise self._lost(r, what)
+
+    def _has_left(self, r: int) -> bool:
+        ended = r in self._processes and _has_ended(self._processes[r])
+        closed = self._boxes[r].closed or (r in self._in and bool(ring.closed(self._in[r])))
+        return ended or closed or (r in self._streams and self._streams[r].lost)
 
     def _check_run(self) -> None:
         if self.run in aborted:
