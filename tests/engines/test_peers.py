@@ -227,6 +227,58 @@ def test_workers_of_one_process_get_copies(tmp_path):
         assert results(start(client, in_one_process, False)) == [[], list(range(8))]
 
 
+def soon_forgotten(peers):
+    """Nothing holds a message that was taken: of those who exchange long ones, each would hold one for every other."""
+    import weakref
+
+    if peers.rank == 1:
+        exchange(peers, [], [(0, np.zeros(1 << 20))])
+    else:
+        values = np.zeros(1 << 20)
+        exchange(peers, [(1, values)], [])
+        held = weakref.ref(values)
+        del values
+        sleep(0.2)
+        assert held() is None
+    exchange(peers, [(1 - peers.rank, np.zeros(1))], [(1 - peers.rank, np.zeros(1))])
+
+
+def test_a_sender_holds_no_message_that_was_taken(cluster):
+    results(start(cluster, soon_forgotten, False))
+
+
+def test_a_receiver_holds_no_piece_that_was_taken():
+    import asyncio
+    import weakref
+    from threading import Condition
+
+    held, box, out = [], mailbox.Box(Condition()), np.zeros(100, np.uint8)
+
+    class Comm:
+        async def read(self):
+            if held:
+                assert box.take(out, -ring.LENGTH) == ring.LENGTH + out.size
+                held.append(held[0]() is None)
+                raise OSError
+            values = np.ones(100, np.uint8)
+            held.append(weakref.ref(values))
+            return {"size": values.size, "value": values}
+
+        async def write(self, taken):
+            assert taken == 100
+
+        def abort(self):
+            pass
+
+    mailbox.boxes["run", 0, 1] = box
+    try:
+        asyncio.run(mailbox._take_bytes(Comm(), "run", 0, 1))
+    finally:
+        del mailbox.boxes["run", 0, 1]
+    assert out.all()
+    assert held[1]
+
+
 def leaves_at_once(peers):
     """What a rank sent before it left still arrives."""
     if peers.rank == 0:

@@ -135,20 +135,25 @@ async def _take_bytes(comm: Any, run: str, source: int, to: int) -> None:
     box = boxes.get(way)
     try:
         while box is not None and boxes.get(way) is box:
-            message = await box.read(comm)
-            piece = message["value"]
-            counted["messages"] += 1
-            counted["bytes"] += int(piece.nbytes)
-            box.put(int(message["size"]), piece)
+            nbytes = _put(box, await box.read(comm))
             while box.held > BOX and boxes.get(way) is box:
                 await asyncio.sleep(0.001)
-            await comm.write(int(piece.nbytes))
+            await comm.write(nbytes)
     except OSError:  # the sender has closed it, or is gone
         pass
     finally:
         comm.abort()
         if box is not None:
             box.end()
+
+
+def _put(box: Box, message: dict[str, Any]) -> int:
+    """Put a piece into a box; returns its bytes. Who waits for the next one must not hold this one any more."""
+    piece = message["value"]
+    counted["messages"] += 1
+    counted["bytes"] += int(piece.nbytes)
+    box.put(int(message["size"]), piece)
+    return int(piece.nbytes)
 
 
 class Stream:
@@ -219,20 +224,23 @@ class Stream:
                 comm.abort()
 
     async def _give(self, comm: Any) -> None:
+        while (message := await self._messages.get()) is not None:
+            await self._give_one(comm, *message)
+            del message  # who waits for the next one holds none
+        await self._until_untaken(0)
+
+    async def _give_one(self, comm: Any, values: Array, done: Callable[[], None]) -> None:
         from distributed.protocol import to_serialize
 
-        while (message := await self._messages.get()) is not None:
-            values, done = message
-            for first in range(0, max(1, values.size), PIECE):
-                await self._until_untaken(UNDER_WAY)
-                piece = values[first : first + PIECE]
-                if self._address.startswith("inproc:"):
-                    piece = piece.copy()  # a comm within a process hands over the very memory
-                last = first + PIECE >= values.size
-                self._under_way.append((piece.size, done if last else None))
-                self._untaken += piece.size
-                await comm.write({"size": values.size, "value": to_serialize(piece)})
-        await self._until_untaken(0)
+        for first in range(0, max(1, values.size), PIECE):
+            await self._until_untaken(UNDER_WAY)
+            piece = values[first : first + PIECE]
+            if self._address.startswith("inproc:"):
+                piece = piece.copy()  # a comm within a process hands over the very memory
+            last = first + PIECE >= values.size
+            self._under_way.append((piece.size, done if last else None))
+            self._untaken += piece.size
+            await comm.write({"size": values.size, "value": to_serialize(piece)})
 
     async def _until_untaken(self, most: int) -> None:
         while self._untaken > most or (most == 0 and self._under_way):
@@ -248,6 +256,7 @@ class Stream:
             if done is not None:
                 done()
                 self._told()
+            del done
 
 
 def _nothing() -> None:
