@@ -445,6 +445,25 @@ def test_who_cannot_send_ends_those_who_wait_for_it(new_cluster):
     assert all("has left the run" in text for text in results(start(client, told_to_end, False), 20))
 
 
+def sends_in_vain(peers):
+    from dasksdnn.errors import PeerLostError
+
+    with pytest.raises(PeerLostError, match="has left the run"):
+        exchange(peers, [(1 - peers.rank, np.zeros(1))], [(1 - peers.rank, np.zeros(1))])
+
+
+def test_why_nothing_can_be_sent_is_logged(tmp_path, monkeypatch, caplog):
+    from clusters import running_cluster
+
+    def fail(_):
+        raise TypeError("no frames of this")
+
+    with running_cluster(tmp_path, processes=False) as client:
+        monkeypatch.setattr("distributed.protocol.to_serialize", fail)
+        results(start(client, sends_in_vain, False), 20)
+    assert "no frames of this" in caplog.text
+
+
 def test_a_strange_descriptor_is_not_taken_for_a_ring():
     from dasksdnn.engines.cluster.peers import _Made, _map
 

@@ -11,6 +11,7 @@ who receives says that it took some once its box has room. Notes, by which ranks
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -210,13 +211,16 @@ class Stream:
             taking = asyncio.ensure_future(self._hear(comm))
             giving = asyncio.ensure_future(self._give(comm))
             try:
-                await asyncio.wait({taking, giving}, return_when=asyncio.FIRST_COMPLETED)
+                for ended in (await asyncio.wait({taking, giving}, return_when=asyncio.FIRST_COMPLETED))[0]:
+                    ended.result()
             finally:
                 taking.cancel()
                 giving.cancel()
                 await asyncio.gather(taking, giving, return_exceptions=True)
         except OSError:
             pass
+        except Exception:  # to its rank the other one is lost: that is not why
+            logging.getLogger("dasksdnn").exception("cannot send to %s", self._address)
         finally:
             self.lost = True
             self._told()
