@@ -35,7 +35,7 @@ from dasksdnn.store.reader import Store
 #: Panels that go together where compiled code sends: a panel's messages leave as soon as it is computed.
 SENT_AT_ONCE = 4
 #: Elsewhere a message is work for Python, and a few long ones pass more bytes: half of a group's is to be about so long.
-MESSAGE, MOST = 12 << 20, 32
+MESSAGE, MOST = 16 << 20, 32
 
 
 @dataclass(frozen=True, slots=True)

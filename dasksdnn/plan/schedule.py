@@ -271,8 +271,9 @@ def _settings(sizes: Sizes, samples: int, threads: int, caches: tuple[int, int],
 def _together(settings: Settings, samples: int, groups: Sequence[int]) -> Iterator[Settings]:
     """The same for an owner of parts; the way that needs least memory keeps one panel."""
     least = settings.threads == 1 and settings.tile == NARROWEST and not settings.resident
-    most = -(-samples // settings.tile)
-    for group in [1] if least else dict.fromkeys(max(1, min(group, most)) for group in groups):
+    panels = max(1, -(-samples // settings.tile))
+    even = [-(-panels // -(-panels // group)) for group in groups]  # no group is much smaller than the others
+    for group in [1] if least else dict.fromkeys(even):
         yield replace(settings, team=settings.threads, group=group, panels=max(settings.panels, group))
 
 

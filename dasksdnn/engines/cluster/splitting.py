@@ -62,7 +62,7 @@ class Parts:
         self._owner: dict[int, tuple[int, ...]] = {}
         self._crews: dict[tuple[str, ...], Crew] = {}
         self._runs: dict[tuple[str, ...], Any] = {}  # what each crew was given last
-        self._given: dict[Batch, tuple[str, ...]] = {}
+        self._given: dict[Batch, str] = {}  # the crew's name
         self._names: list[str] = []
         self._batch = 1
         self._edges: list[int] = []
@@ -124,7 +124,8 @@ class Parts:
         """See `Strategy`."""
         self._take_turn()
         if batch in self._given:  # it was lost: so was its crew
-            self._end_crews([self._given.pop(batch)])
+            name = self._given.pop(batch)
+            self._end_crews([a for a, crew in self._crews.items() if crew.name == name])
         crew = self._crew(workers)
         rows, held = self._samples(batch)
         key = uuid4().hex
@@ -138,7 +139,7 @@ class Parts:
         future = self._client.submit(
             gathered, *futures, key=f"sdnn-gathered-{key}", workers=[crew.addresses[0]], allow_other_workers=False
         )
-        self._given[batch] = crew.addresses
+        self._given[batch] = crew.name
         self._runs[crew.addresses] = future
         return Submitted(future, frozenset(crew.addresses), (*held, *futures))
 
@@ -179,7 +180,7 @@ class Parts:
         """A crew that has nothing to do, of workers that are there."""
         owners = min(len(workers), self._store.nparts)
         there = {worker.address for worker in workers}
-        gone = [addresses for addresses in self._crews if not there.issuperset(addresses)]
+        gone = [a for a in self._crews if not there.issuperset(a) or self._has_failed(a)]
         self._end_crews(gone)
         idle = [a for a in self._crews if len(a) == owners and self._is_done(a)]
         if idle:
@@ -209,6 +210,11 @@ class Parts:
     def _is_done(self, addresses: tuple[str, ...]) -> bool:
         run = self._runs.get(addresses)
         return run is None or run.done()
+
+    def _has_failed(self, addresses: tuple[str, ...]) -> bool:
+        """Its last batch has, which may not have been seen yet: the next one would fail with it."""
+        run = self._runs.get(addresses)
+        return run is not None and run.done() and run.status != "finished"
 
     def _end_crews(self, addresses: Sequence[tuple[str, ...]]) -> None:
         """Let owners that still wait for others of these crews fail, and give back what they hold."""
