@@ -179,7 +179,7 @@ class Stream:
         self.lost = False
         self._worker, self._address, self._way, self._told = worker, address, way, told
         self._loop = worker.loop.asyncio_loop
-        self._messages: asyncio.Queue[tuple[Array, Callable[[], None]] | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[tuple[Array, Callable[[], None] | None] | None] = asyncio.Queue()
         self._under_way: deque[tuple[int, Callable[[], None] | None]] = deque()
         self._untaken = 0
         self._moved = asyncio.Event()
@@ -187,11 +187,11 @@ class Stream:
 
     def send(self, values: Array, done: Callable[[], None]) -> None:
         """Send an array of uint8; `done` is called, on the loop, once it was taken, or can be reused."""
+        told: Callable[[], None] | None = done
         if values.size <= SMALL:
-            values = values.copy()
+            values, told = values.copy(), None
             done()
-            done = _nothing
-        self._loop.call_soon_threadsafe(self._messages.put_nowait, (values, done))
+        self._loop.call_soon_threadsafe(self._messages.put_nowait, (values, told))
 
     def close(self, seconds: float) -> None:
         """Wait for a while until all was taken."""
@@ -233,7 +233,7 @@ class Stream:
             del message  # who waits for the next one holds none
         await self._until_untaken(0)
 
-    async def _give_one(self, comm: Any, values: Array, done: Callable[[], None]) -> None:
+    async def _give_one(self, comm: Any, values: Array, done: Callable[[], None] | None) -> None:
         from distributed.protocol import to_serialize
 
         for first in range(0, max(1, values.size), PIECE):
@@ -261,7 +261,3 @@ class Stream:
                 done()
                 self._told()
             del done
-
-
-def _nothing() -> None:
-    """Nobody waits."""
