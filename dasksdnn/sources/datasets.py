@@ -81,7 +81,7 @@ def open_dataset(
         `scipy.sparse.save_npz`, loaded whole. `.npy` and IDX (`*idx*-ubyte`, `.idx`, also `.gz`): read by block. A
         directory, or an address with `://`: a 2-d Zarr array.
     features : int or None
-        Needed for TSV; elsewhere it is checked.
+        Needed for TSV, and to enlarge; elsewhere it is checked.
     samples : int or None
         For TSV the number of samples (None: the largest seen); elsewhere it is checked.
     memory : int or None
